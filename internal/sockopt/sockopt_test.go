@@ -1,0 +1,164 @@
+package sockopt
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair returns two ends of a real connection.
+func pair(t *testing.T, network, address string) (client, server net.Conn) {
+	t.Helper()
+	ln, err := net.Listen(network, address)
+	if err != nil {
+		t.Skipf("no %s here: %v", network, err)
+	}
+	defer ln.Close()
+	client, err = net.Dial(network, ln.Addr().String())
+	require.NoError(t, err)
+	server, err = ln.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { client.Close(); server.Close() })
+	return client, server
+}
+
+// families runs f on a connection of each address family.
+func families(t *testing.T, f func(t *testing.T, client, server net.Conn)) {
+	t.Run("family=4", func(t *testing.T) {
+		c, s := pair(t, "tcp4", "127.0.0.1:0")
+		f(t, c, s)
+	})
+	t.Run("family=6", func(t *testing.T) {
+		c, s := pair(t, "tcp6", "[::1]:0")
+		f(t, c, s)
+	})
+}
+
+// wrapped is a connection inside a user's own wrapper.
+type wrapped struct {
+	net.Conn
+	inner net.Conn
+}
+
+func (w wrapped) NetConn() net.Conn { return w.inner }
+
+// opaque hides the connection in it.
+type opaque struct{ net.Conn }
+
+// loop is its own inside.
+type loop struct{ net.Conn }
+
+func (l *loop) NetConn() net.Conn { return l }
+
+func TestUnwrapFindsTheSocketBelowEveryLayer(t *testing.T) {
+	c, _ := pair(t, "tcp", "127.0.0.1:0")
+	pipe, other := net.Pipe()
+	defer pipe.Close()
+	defer other.Close()
+	for _, tt := range []struct {
+		name    string
+		conn    net.Conn
+		inner   net.Conn
+		layered bool
+	}{
+		{"bare", c, c, false},
+		{"tls", tls.Client(c, &tls.Config{}), c, true},
+		{"wrapper over tls", wrapped{inner: tls.Client(c, &tls.Config{})}, c, true},
+		{"a wrapper that reveals nothing", opaque{c}, opaque{c}, true},
+		{"a wrapper around nothing", wrapped{Conn: c}, wrapped{Conn: c}, true},
+		{"pipe", pipe, pipe, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inner, layered := Unwrap(tt.conn)
+			assert.Equal(t, tt.inner, inner)
+			assert.Equal(t, tt.layered, layered)
+		})
+	}
+}
+
+func TestUnwrapEndsOnAConnectionThatContainsItself(t *testing.T) {
+	l := &loop{}
+	inner, layered := Unwrap(l)
+	assert.Same(t, l, inner)
+	assert.True(t, layered)
+}
+
+func TestControlReturnsBothKindsOfErrors(t *testing.T) {
+	c, _ := pair(t, "tcp", "127.0.0.1:0")
+	mine := errors.New("mine")
+	assert.Equal(t, mine, Control(c, func(uintptr) error { return mine }))
+	assert.Equal(t, mine, Control(tls.Client(c, &tls.Config{}), func(uintptr) error { return mine }))
+
+	pipe, other := net.Pipe()
+	defer pipe.Close()
+	defer other.Close()
+	err := Control(pipe, func(uintptr) error { t.Error("called"); return nil })
+	assert.ErrorIs(t, err, errors.ErrUnsupported)
+
+	c.Close()
+	err = Control(c, func(uintptr) error { t.Error("called"); return nil })
+	assert.ErrorIs(t, err, net.ErrClosed)
+}
+
+func TestUnitsRoundUpAndNeverTruncateToNothing(t *testing.T) {
+	for _, tt := range []struct {
+		d    time.Duration
+		unit time.Duration
+		want int
+		ok   bool
+	}{
+		{0, time.Second, 0, true},
+		{1, time.Second, 1, true},
+		{time.Second, time.Second, 1, true},
+		{time.Second + 1, time.Second, 2, true},
+		{1, time.Millisecond, 1, true},
+		{1500 * time.Microsecond, time.Millisecond, 2, true},
+		{-1, time.Millisecond, 0, false},
+		{(1<<31 - 1) * time.Millisecond, time.Millisecond, 1<<31 - 1, true},
+		{(1<<31-1)*time.Millisecond + 1, time.Millisecond, 0, false},
+	} {
+		n, ok := units(tt.d, tt.unit)
+		assert.Equal(t, tt.want, n, "%v in %v", tt.d, tt.unit)
+		assert.Equal(t, tt.ok, ok, "%v in %v", tt.d, tt.unit)
+	}
+}
+
+func TestWrappedErrorsKeepTheErrno(t *testing.T) {
+	err := wrap("setsockopt", "TCP_KEEPIDLE", syscall.EINVAL, false)
+	assert.ErrorIs(t, err, syscall.EINVAL)
+	assert.NotErrorIs(t, err, errors.ErrUnsupported)
+	assert.Contains(t, err.Error(), "TCP_KEEPIDLE: setsockopt: ")
+
+	err = wrap("setsockopt", "TCP_USER_TIMEOUT", syscall.EINVAL, true)
+	assert.ErrorIs(t, err, syscall.EINVAL)
+	assert.ErrorIs(t, err, errors.ErrUnsupported)
+	assert.NoError(t, wrap("setsockopt", "TCP_KEEPIDLE", nil, true))
+}
+
+func TestStatesHaveNames(t *testing.T) {
+	assert.Equal(t, "ESTABLISHED", StateEstablished.String())
+	assert.Equal(t, "CLOSED", State(7).String())
+	assert.Equal(t, "CLOSE-WAIT", State(8).String())
+	assert.Equal(t, "state 0", State(0).String())
+	assert.Equal(t, "state 99", State(99).String())
+}
+
+func TestHasChecksTheLengthThatTheKernelReturned(t *testing.T) {
+	assert.False(t, (&Info{}).Has(FieldBasic))
+	old := &Info{Len: 104} // Linux 2.6
+	assert.True(t, old.Has(FieldBasic))
+	assert.False(t, old.Has(FieldBytes))
+	half := &Info{Len: 140}
+	assert.True(t, half.Has(FieldBytes))
+	assert.False(t, half.Has(FieldSegs))
+	assert.False(t, (&Info{Len: 1000}).Has(FieldSndWnd+1))
+}
