@@ -1,0 +1,307 @@
+package netlab_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-go/holdfast/internal/netlab"
+)
+
+func TestRebootSendsNoFINAndAnswersLaterSegmentsWithRST(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, netlab.Config{}, func(t *testing.T, lab *netlab.Lab, addr string) {
+		c := dial(t, lab, addr)
+		require.NoError(t, exchange(c, soon))
+
+		lab.Server.Reboot()
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
+		_, err := c.Read(make([]byte, 1))
+		requireTimeout(t, err)
+		require.ErrorIs(t, dialError(t, lab, addr), syscall.ECONNREFUSED)
+		require.ErrorIs(t, exchange(c, soon), syscall.ECONNRESET)
+
+		go echo(lab.Server.Listen(t, port))
+		require.NoError(t, exchange(dial(t, lab, addr), soon))
+	})
+}
+
+func TestRebootEndsListenersAndAcceptedConnections(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	ln := lab.Server.Listen(t, port)
+	dial(t, lab, lab.Server.Addr(port))
+	s, err := ln.Accept()
+	require.NoError(t, err)
+	lab.Server.Reboot()
+	_, err = ln.Accept()
+	require.ErrorIs(t, err, net.ErrClosed)
+	_, err = s.Read(make([]byte, 1))
+	require.ErrorIs(t, err, net.ErrClosed)
+}
+
+func TestRebootKeepsFaults(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	lab.Rate(1_000_000)
+	lab.Drop()
+	lab.Server.Reboot()
+	ln := lab.Server.Listen(t, port)
+	requireTimeout(t, dialError(t, lab, lab.Server.Addr(port)))
+	lab.Heal()
+	go echo(ln)
+	require.NoError(t, exchange(dial(t, lab, lab.Server.Addr(port)), soon))
+}
+
+func TestResetConnsResetsAtOnce(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	go echo(lab.Server.Listen(t, port))
+	c := dial(t, lab, lab.Server.Addr(port))
+	require.NoError(t, exchange(c, soon))
+	lab.Server.ResetConns()
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(soon)))
+	_, err := c.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	require.NoError(t, exchange(dial(t, lab, lab.Server.Addr(port)), soon))
+}
+
+func TestDeafServerClosesItsWindowAndLives(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	d := lab.Server.ListenDeaf(t, port)
+	c := dial(t, lab, lab.Server.Addr(port))
+	require.NoError(t, c.(*net.TCPConn).SetWriteBuffer(16<<10))
+
+	// Write until nothing moves any more.
+	require.NoError(t, c.SetWriteDeadline(time.Now().Add(500*time.Millisecond)))
+	n, err := c.Write(make([]byte, 16<<20))
+	requireTimeout(t, err)
+	require.Less(t, n, 1<<20)
+	require.Zero(t, d.Received())
+
+	// Its kernel still answers: probes arrive and acknowledgements come back.
+	before := lab.Client.Traffic()
+	require.Eventually(t, func() bool {
+		now := lab.Client.Traffic()
+		return now.SentPackets > before.SentPackets && now.ReceivedPackets > before.ReceivedPackets
+	}, soon, 10*time.Millisecond)
+
+	d.Hear()
+	require.NoError(t, c.SetWriteDeadline(time.Now().Add(soon)))
+	m, err := c.Write(make([]byte, 1<<20))
+	require.NoError(t, err)
+	require.NoError(t, c.(*net.TCPConn).CloseWrite())
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(soon)))
+	_, err = c.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	require.EqualValues(t, n+m, d.Received())
+}
+
+func TestSocketsTellTheirStates(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	ln := lab.Server.Listen(t, port)
+	for _, addr := range []string{lab.Server.Addr(port), lab.Server.Addr6(port)} {
+		c := dial(t, lab, addr)
+		s, err := ln.Accept()
+		require.NoError(t, err)
+		conns := lab.Client.Conns()
+		require.Len(t, conns, 1)
+		assert.Equal(t, netlab.Established, conns[0].State)
+		assert.Equal(t, addr, conns[0].Remote.String())
+		assert.Equal(t, c.LocalAddr().String(), conns[0].Local.String())
+		all := lab.Server.Sockets()
+		require.Len(t, all, 2, "%v", all)
+		require.Len(t, lab.Server.Conns(), 1)
+
+		_, err = s.Write([]byte("xyz"))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return lab.Client.Conns()[0].Unread == 3 }, soon, time.Millisecond)
+		require.NoError(t, s.Close())
+		require.Eventually(t, func() bool { return lab.Client.Conns()[0].State == netlab.CloseWait }, soon, time.Millisecond)
+		require.NoError(t, c.Close())
+		require.Eventually(t, func() bool { return len(lab.Client.Conns()) == 0 }, soon, time.Millisecond)
+	}
+}
+
+func TestDoReturnsTheThreadEvenAfterAPanicAndNests(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	inode := func() (ns string) {
+		out, err := exec.Command("readlink", "/proc/self/ns/net").Output()
+		require.NoError(t, err)
+		return string(out)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home := inode()
+	assert.PanicsWithValue(t, "x", func() { _ = lab.Client.Do(func() error { panic("x") }) })
+	assert.Equal(t, home, inode())
+	require.NoError(t, lab.Client.Do(func() error {
+		client := inode()
+		assert.NotEqual(t, home, client)
+		err := lab.Server.Do(func() error {
+			assert.NotEqual(t, client, inode())
+			return nil
+		})
+		assert.Equal(t, client, inode())
+		return err
+	}))
+	assert.Equal(t, home, inode())
+}
+
+// TestHelperEcho is a server in a process of its own.
+func TestHelperEcho(t *testing.T) {
+	netlab.HelperMain(t, func(args []string) int {
+		ln, err := net.Listen("tcp", args[0])
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println("ready")
+		echo(ln)
+		return 0
+	})
+}
+
+func startEcho(t *testing.T, h *netlab.Host) *netlab.Process {
+	t.Helper()
+	p := h.Helper(t, "TestHelperEcho", ":"+strconv.Itoa(port))
+	line, err := p.Stdout.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", line)
+	return p
+}
+
+func TestStoppedProcessIsSilentWhileItsKernelAcknowledges(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	p := startEcho(t, lab.Server)
+	c := dial(t, lab, lab.Server.Addr(port))
+	require.NoError(t, exchange(c, soon))
+
+	p.Stop()
+	silent(t, c)
+	require.Zero(t, lab.Client.Conns()[0].Unacked)
+	require.NoError(t, dialError(t, lab, lab.Server.Addr(port)), "its kernel still accepts")
+
+	p.Continue()
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(soon)))
+	_, err := io.ReadFull(c, make([]byte, 1))
+	require.NoError(t, err)
+	require.NoError(t, exchange(c, soon))
+}
+
+func TestKilledProcessEndsItsConnections(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	p := startEcho(t, lab.Server)
+	c := dial(t, lab, lab.Server.Addr(port))
+	require.NoError(t, exchange(c, soon))
+	p.Kill()
+	require.ErrorIs(t, exchange(c, soon), io.EOF)
+	require.ErrorIs(t, dialError(t, lab, lab.Server.Addr(port)), syscall.ECONNREFUSED)
+}
+
+func TestRebootKillsProcessesWithoutAFIN(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	p := startEcho(t, lab.Server)
+	c := dial(t, lab, lab.Server.Addr(port))
+	require.NoError(t, exchange(c, soon))
+	lab.Server.Reboot()
+	require.Error(t, p.Wait())
+	require.ErrorIs(t, exchange(c, soon), syscall.ECONNRESET)
+}
+
+// TestHelperLab is a program with a lab that never cleans up.
+func TestHelperLab(t *testing.T) {
+	netlab.HelperMain(t, func([]string) int {
+		lab, err := netlab.Start(netlab.Config{NAT: true})
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		p := lab.Server.Start(t, exec.Command("sleep", "1000"))
+		for _, h := range []*netlab.Host{lab.Client, lab.Router, lab.Server} {
+			_ = h.Do(func() error {
+				out, err := exec.Command("readlink", "/proc/self/ns/net").Output()
+				fmt.Print(string(out))
+				return err
+			})
+		}
+		fmt.Println(p.Pid())
+		select {}
+	})
+}
+
+func TestKilledProgramLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t) // for the process; what it leaves would be outside
+	links := hostLinks(t)
+	p := lab.Client.Helper(t, "TestHelperLab")
+	var names []string
+	for range 4 {
+		line, err := p.Stdout.ReadString('\n')
+		require.NoError(t, err)
+		names = append(names, strings.TrimSpace(line))
+	}
+	pid, err := strconv.Atoi(names[3])
+	require.NoError(t, err)
+	require.Subset(t, namespaces(t), names[2:3], "the lab's process is in one of the lab's namespaces")
+
+	p.Kill()
+	require.Eventually(t, func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH }, soon, 10*time.Millisecond)
+	left := namespaces(t)
+	for _, name := range names[:3] {
+		assert.NotContains(t, left, name)
+	}
+	assert.Equal(t, links, hostLinks(t))
+}
+
+// hostLinks are the names of the links outside of all labs.
+func hostLinks(t *testing.T) []string {
+	t.Helper()
+	out, err := exec.Command("ip", "-o", "link").Output()
+	require.NoError(t, err)
+	var names []string
+	for s := bufio.NewScanner(strings.NewReader(string(out))); s.Scan(); {
+		names = append(names, strings.Fields(s.Text())[1])
+	}
+	return names
+}
+
+// namespaces are those that any process has a thread in or holds open.
+func namespaces(t *testing.T) []string {
+	t.Helper()
+	out, _ := exec.Command("sh", "-c", "readlink /proc/[0-9]*/task/*/ns/net /proc/[0-9]*/fd/* | grep ^net: | sort -u").Output()
+	return strings.Fields(string(out))
+}
+
+func TestStartIsQuick(t *testing.T) {
+	const n = 10
+	var total time.Duration
+	for range n {
+		start := time.Now()
+		lab, err := netlab.Start(netlab.Config{})
+		if err != nil {
+			t.Skip(err)
+		}
+		total += time.Since(start)
+		lab.Close()
+	}
+	t.Logf("a lab starts in %v", total/n)
+	assert.Less(t, total/n, time.Second)
+}

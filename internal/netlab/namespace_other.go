@@ -1,0 +1,27 @@
+//go:build !linux
+
+package netlab
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+)
+
+// namespace can't be made here.
+type namespace struct{ file *os.File }
+
+func newNamespace() (*namespace, error) {
+	return nil, unsupported("network namespaces need Linux; this is " + runtime.GOOS)
+}
+
+func (*namespace) close()                                {}
+func (*namespace) do(func() error) error                 { return errClosed }
+func (*namespace) start(*exec.Cmd) error                 { return errClosed }
+func setReadBuffer(ln *net.TCPListener, bytes int) error { return errClosed }
+func readOnly(error) bool                                { return false }
+func awaitLinks(...string) error                         { return errClosed }
+func stopped(int) (bool, error)                          { return false, errClosed }
+func signalStop(*os.Process) error                       { return errClosed }
+func signalContinue(*os.Process) error                   { return errClosed }
