@@ -1,0 +1,10 @@
+//go:build unix && !aix
+
+package health
+
+import "syscall"
+
+const (
+	errHostDown = syscall.EHOSTDOWN
+	errShutdown = syscall.ESHUTDOWN
+)

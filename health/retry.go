@@ -1,0 +1,146 @@
+package health
+
+import (
+	"crypto/tls"
+	"database/sql/driver"
+	"net"
+	"net/netip"
+)
+
+// SafeToRetry reports whether err proves that the peer has not acted, and will
+// not act, on what was being done when it occurred, so that doing it again can't
+// do it twice. Unknown means no. It does not say that trying again is wise: a
+// canceled dial is safe to retry.
+//
+// These are proofs, and nothing else is:
+//
+//   - a dial that failed ([net.OpError] with an Op of connecting);
+//   - a TLS handshake that this side broke off: the certificate didn't verify,
+//     the first record wasn't TLS, Encrypted Client Hello was rejected;
+//   - an HTTP/2 stream that the server refused (REFUSED_STREAM), or above the
+//     last one that its GOAWAY admits;
+//   - [driver.ErrBadConn], whose contract this is;
+//   - an error with a method SafeToRetry() bool, such as pgx's, that says so.
+//
+// Of joined errors all must be proofs, because one may be about the work and
+// the next about an attempt to connect again.
+func SafeToRetry(err error) bool {
+	s := search{left: maxErrors}
+	return s.unsent(err)
+}
+
+func (s *search) unsent(err error) bool {
+	if !s.enter(err) {
+		return false
+	}
+	if e, ok := err.(interface{ SafeToRetry() bool }); ok {
+		return e.SafeToRetry()
+	}
+	switch e := err.(type) {
+	case *net.OpError:
+		if isDial(e) {
+			return true
+		}
+	case *tls.CertificateVerificationError, *tls.ECHRejectionError:
+		return true
+	case tls.RecordHeaderError:
+		return e.Conn != nil // which is what crypto/tls does for a first record only
+	}
+	if err == driver.ErrBadConn {
+		return true
+	}
+	below := unwrap(err)
+	if len(below) == 0 {
+		return unprocessedByHTTP2(err)
+	}
+	for _, e := range below {
+		if !s.unsent(e) {
+			return false
+		}
+	}
+	return true
+}
+
+// Permanent reports whether err, from opening a connection, will come again
+// however often the opening is repeated, until somebody changes something: the
+// certificate didn't verify, the peer refused ours or has no TLS version or
+// protocol in common, the address is malformed or has no port, the network or
+// the port's name is unknown.
+//
+// A name that wasn't found is not permanent, nor is anything that Classify
+// knows by another class. Where several attempts were made and joined, one that
+// may succeed next time is enough to make the whole not permanent.
+func Permanent(err error) bool {
+	s := search{left: maxErrors}
+	forever, passing := s.lasting(err, false)
+	return forever && !passing
+}
+
+// lasting reports whether something in err's tree is permanent, and whether
+// something is known not to be.
+func (s *search) lasting(err error, dialing bool) (forever, passing bool) {
+	if !s.enter(err) {
+		return false, false
+	}
+	switch e := err.(type) {
+	case *net.OpError:
+		dialing = dialing || isDial(e)
+		if e.Op == "remote error" && e.Err != nil {
+			refused := isRefusal(e.Err.Error())
+			return refused, !refused
+		}
+	case *net.DNSError:
+		unknownPort := e.Err == "unknown port"
+		return unknownPort, !unknownPort
+	case *net.AddrError:
+		return isMalformed(e), false
+	case net.UnknownNetworkError, net.InvalidAddrError, *net.ParseError, *tls.ECHRejectionError:
+		return true, false
+	}
+	if isCertificate(err) {
+		return true, false
+	}
+	below := unwrap(err)
+	if len(below) == 0 {
+		if dialing && err.Error() == "missing address" {
+			return true, false
+		}
+		v, _ := judge(err, dialing)
+		return false, v != saysNothing
+	}
+	for _, e := range below {
+		f, p := s.lasting(e, dialing)
+		forever, passing = forever || f, passing || p
+	}
+	return forever, passing
+}
+
+// isMalformed tells an address that can't be right from one for which only the
+// name's current addresses are of the wrong family.
+func isMalformed(e *net.AddrError) bool {
+	if e.Err != "no suitable address found" && e.Err != "no suitable address" {
+		return true
+	}
+	_, err := netip.ParseAddr(e.Addr)
+	return err == nil
+}
+
+// isRefusal reports whether text is that of an alert by which a TLS peer says
+// that it will not talk with a client like us. The type of alerts received is
+// not exported, but its texts are those of AlertError.
+func isRefusal(text string) bool {
+	for _, alert := range [...]tls.AlertError{
+		40,                     // handshake_failure
+		42, 43, 44, 45, 46, 48, // our certificate: bad, unsupported, revoked, expired, unknown, of an unknown CA
+		49,     // access_denied
+		70, 71, // protocol_version, insufficient_security
+		112, // unrecognized_name
+		116, // certificate_required
+		120, // no_application_protocol
+	} {
+		if text == alert.Error() {
+			return true
+		}
+	}
+	return false
+}

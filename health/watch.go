@@ -1,0 +1,108 @@
+package health
+
+import (
+	"sync/atomic"
+	"syscall"
+)
+
+// Watch is a Guard's view of one connection. See [Guard.Watch].
+//
+// Dead, Cause and Stop may be called concurrently with everything; Sniff may
+// not be called concurrently with itself.
+type Watch struct {
+	guard *Guard
+	raw   syscall.RawConn
+	look  func(fd uintptr) // sniff, made once
+	dead  func(*Watch)
+	found error // by the last sniff
+	cause error // valid when state is stateDead
+	id    entryID
+	state atomic.Uint32
+	call  atomic.Uint32
+
+	foundDead bool
+	layered   bool
+}
+
+// The states of a connection.
+const (
+	stateAlive uint32 = iota
+	stateDying        // cause is being written
+	stateDead
+)
+
+// The states of a callback.
+const (
+	callArmed uint32 = iota
+	callBegun
+	callStopped
+)
+
+// Dead reports whether the connection is known to be dead. It asks nobody.
+func (w *Watch) Dead() bool { return w.state.Load() == stateDead }
+
+// Cause returns why the connection is dead, and nil while it isn't known to be:
+// [io.EOF] if the peer closed it, otherwise an errno. It never takes an error
+// away from who reads from the connection. Therefore, unless Sniff met the
+// errno itself, it is inferred on Linux (ECONNRESET, or ETIMEDOUT if something
+// was left unanswered), and elsewhere an error that says that it isn't known.
+func (w *Watch) Cause() error {
+	if !w.Dead() {
+		return nil
+	}
+	return w.cause
+}
+
+// Sniff asks the kernel now, which closes the gap that a Guard leaves whose
+// goroutine hasn't been running. It sends nothing, reads nothing, ignores
+// deadlines, costs one system call and allocates nothing. It returns
+//
+//   - nil if the kernel knows nothing against the connection's use;
+//   - [ErrUnread] if bytes wait. Not under TLS, where they may be session
+//     tickets, which any healthy TLS 1.3 connection may have;
+//   - the Cause, if the connection is dead, which Dead reports from then on;
+//     the callback still comes from the Guard;
+//   - an error that wraps [net.ErrClosed] if it was closed here.
+//
+// The caller must own the connection: nobody else may be reading from it, as
+// Sniff may be the one who receives its pending error, which Cause keeps.
+func (w *Watch) Sniff() error {
+	if w.Dead() {
+		return w.cause
+	}
+	if err := w.raw.Control(w.look); err != nil {
+		return err
+	}
+	if w.found != nil && w.foundDead {
+		w.die(w.found)
+		return w.Cause()
+	}
+	return w.found
+}
+
+func (w *Watch) sniff(fd uintptr) { w.found, w.foundDead = sniff(fd, w.layered) }
+
+// die records the first cause of death.
+func (w *Watch) die(cause error) {
+	if w.state.CompareAndSwap(stateAlive, stateDying) {
+		w.cause = cause
+		w.state.Store(stateDead)
+	}
+}
+
+// Stop ends the watching: the callback will not begin any more. It reports
+// whether it prevented that; if not, the callback has begun, and may still be
+// running, or Stop was called before. What Dead and Cause say remains, and Sniff
+// still works.
+func (w *Watch) Stop() bool {
+	prevented := w.call.CompareAndSwap(callArmed, callStopped)
+	w.guard.unwatch(w)
+	return prevented
+}
+
+// notify calls back, if that wasn't done or forbidden yet.
+func (w *Watch) notify() {
+	if w.call.CompareAndSwap(callArmed, callBegun) && w.dead != nil {
+		w.dead(w)
+	}
+}
