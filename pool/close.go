@@ -1,0 +1,281 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// died is the guard's callback. An idle connection leaves the pool here; one
+// in use leaves it when its holder gives it back.
+func (p *Pool[T]) died(e *entry[T]) {
+	p.mu.Lock()
+	e.dead.Store(true)
+	if e.state != idle {
+		p.mu.Unlock()
+		return
+	}
+	p.idle.remove(e)
+	e.state = inUse
+	p.retireLocked(e, ReasonDead, nil)
+	p.dispatchLocked(p.now())
+	p.mu.Unlock()
+	p.ledger.destroy(e)
+}
+
+// retireLocked takes an entry that is in use out of the pool for good. The
+// caller passes it to the ledger once the lock is released.
+func (p *Pool[T]) retireLocked(e *entry[T], why Reason, err error) {
+	e.state = closing
+	e.gen++
+	e.reason, e.err = why, err
+	p.closing++
+	p.stat.closed[why]++
+	last := p.all[len(p.all)-1]
+	p.all[e.index], last.index = last, e.index
+	p.all[len(p.all)-1] = nil
+	p.all = p.all[:len(p.all)-1]
+	if len(p.all) == 0 {
+		p.noneAt = p.now()
+	}
+}
+
+// discard takes an entry out of the pool that the caller owns.
+func (p *Pool[T]) discard(e *entry[T], why Reason, err error) {
+	p.mu.Lock()
+	if e.state != inUse { // Close took it meanwhile
+		p.mu.Unlock()
+		return
+	}
+	p.retireLocked(e, why, err)
+	p.mu.Unlock()
+	p.ledger.destroy(e)
+}
+
+// end is the ledger's destructor: it closes the connection, on a goroutine of
+// its own, before its slot is freed.
+func (p *Pool[T]) end(e *entry[T]) {
+	if e.reason == ReasonDead && e.err == nil {
+		e.err = e.cause()
+	}
+	done := ConnClosed{Reason: e.reason, Err: e.err, Age: time.Duration(p.now() - e.born)}
+	if e.err != nil {
+		done.Class = p.cfg.Classify(e.err)
+	}
+	if e.watch != nil {
+		e.watch.Stop()
+	}
+	done.CloseErr = p.closeConn(e)
+	if t := p.cfg.Trace; t != nil && t.ConnClosed != nil {
+		t.ConnClosed(done)
+	}
+	p.gone(p.now())
+}
+
+// gone is called when a connection no longer exists.
+func (p *Pool[T]) gone(now int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closing--
+	p.total--
+	p.dispatchLocked(now)
+}
+
+// closeConn closes politely within CloseTimeout, then hard. A dead connection
+// has nobody to be polite to, but its Close may still have things to free.
+func (p *Pool[T]) closeConn(e *entry[T]) error {
+	if e.abortive || e.reason == ReasonDead {
+		sever(e.conn)
+	}
+	if p.closesAtOnce(e) {
+		return p.safely("Close", func() error { return p.closeFn(e.value) })
+	}
+	done := make(chan error, 1)
+	p.work.Go(func() {
+		done <- p.safely("Close", func() error { return p.closeFn(e.value) })
+	})
+	polite := time.NewTimer(p.cfg.CloseTimeout)
+	defer polite.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-polite.C:
+	}
+	if e.conn == nil {
+		return errors.Join(errCloseTimeout, <-done)
+	}
+	sever(e.conn)
+	return errCloseTimeout
+}
+
+// closesAtOnce reports whether closing is only the socket's own Close, which
+// never waits.
+func (p *Pool[T]) closesAtOnce(e *entry[T]) bool {
+	if p.cfg.Close != nil {
+		return false
+	}
+	switch any(e.value).(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
+}
+
+// sever closes the socket below c at once, without waiting for what is
+// unsent; a peer that is still there reads a reset.
+func sever(c net.Conn) {
+	for range 8 {
+		if l, ok := c.(interface{ SetLinger(int) error }); ok {
+			l.SetLinger(0) // on a socket without that, Close is all there is
+		}
+		inner, ok := c.(interface{ NetConn() net.Conn })
+		if !ok || inner.NetConn() == nil {
+			break
+		}
+		c = inner.NetConn()
+	}
+	if c != nil {
+		c.Close() // its owner's own Close reports what there is to report
+	}
+}
+
+func (cfg *Config[T]) closeFunc() func(T) error {
+	if cfg.Close != nil {
+		return cfg.Close
+	}
+	netConn := cfg.NetConn
+	return func(v T) error {
+		switch c := any(v).(type) {
+		case interface{ Close() error }:
+			return ignoreClosed(c.Close())
+		case interface{ Close() }:
+			c.Close()
+		default:
+			if netConn != nil {
+				if c := netConn(v); c != nil {
+					return ignoreClosed(c.Close())
+				}
+			}
+		}
+		return nil
+	}
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Reset declares all connections outdated, also those still being opened:
+// idle ones are closed at once, the others when they come back, and what is
+// needed is opened anew.
+func (p *Pool[T]) Reset() { p.reset(nil) }
+
+func (p *Pool[T]) reset(cause error) {
+	p.mu.Lock()
+	p.epoch++
+	p.stat.Resets++
+	out := p.takeIdleLocked(ReasonReset)
+	p.dispatchLocked(p.now())
+	p.mu.Unlock()
+	p.destroyAll(out)
+	if t := p.cfg.Trace; t != nil && t.Reset != nil {
+		t.Reset(cause)
+	}
+}
+
+// takeIdleLocked retires all idle connections.
+func (p *Pool[T]) takeIdleLocked(why Reason) []*entry[T] {
+	out := make([]*entry[T], 0, p.idle.len)
+	for e := p.idle.first; e != nil; e = p.idle.first {
+		p.idle.remove(e)
+		p.retireLocked(e, why, nil)
+		out = append(out, e)
+	}
+	return out
+}
+
+func (p *Pool[T]) destroyAll(es []*entry[T]) {
+	for _, e := range es {
+		p.ledger.destroy(e)
+	}
+}
+
+// Close ends the pool. Waiting callers get ErrClosed at once, running opens
+// are cancelled, idle connections are closed. Close then waits for those in
+// use to be given back; if ctx ends first it closes them hard under their
+// holders and returns an error that says how many there were. It may be
+// called again, to wait again.
+func (p *Pool[T]) Close(ctx context.Context) error {
+	var k wake[T]
+	p.mu.Lock()
+	first := !p.closed
+	p.closed = true
+	out := p.takeIdleLocked(ReasonShutdown)
+	for w := p.waiters.first; w != nil; w = p.waiters.first {
+		p.waiters.remove(w)
+		w.err = ErrClosed
+		k.add(w)
+	}
+	stopTimer(&p.retry)
+	stopTimer(&p.upkeep)
+	p.mu.Unlock()
+	k.tell()
+	p.destroyAll(out)
+	if first {
+		p.cancel()
+		go p.finish()
+	}
+	select {
+	case <-p.finished:
+		return nil
+	default:
+	}
+	select {
+	case <-p.finished:
+		return nil
+	case <-ctx.Done():
+		return p.abandon(ctx)
+	}
+}
+
+// finish waits for the last connection and everything that was started.
+func (p *Pool[T]) finish() {
+	p.ledger.close()
+	p.work.Wait()
+	if p.ownGuard {
+		p.guard.Close()
+	}
+	close(p.finished)
+}
+
+// abandon closes the connections that are still held.
+func (p *Pool[T]) abandon(ctx context.Context) error {
+	p.mu.Lock()
+	out := make([]*entry[T], 0, len(p.all))
+	for len(p.all) > 0 {
+		e := p.all[len(p.all)-1]
+		e.abortive = true
+		p.retireLocked(e, ReasonShutdown, nil)
+		out = append(out, e)
+	}
+	opening := p.opening
+	p.mu.Unlock()
+	p.destroyAll(out)
+	err := ctx.Err()
+	if cause := context.Cause(ctx); cause != err {
+		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	return fmt.Errorf("pool: Close did not wait for %d connections in use, which were cut off, and %d still opening: %w", len(out), opening, err)
+}
+
+func stopTimer(t **time.Timer) {
+	if *t != nil {
+		(*t).Stop()
+		*t = nil
+	}
+}

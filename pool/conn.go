@@ -1,0 +1,217 @@
+package pool
+
+import (
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"github.com/holdfast-go/holdfast/health"
+)
+
+// Conn is a checked-out connection. It is a small value; copies are the same
+// checkout, and whichever copy's Release, Fail or Hijack comes first ends it
+// for all: what comes later does nothing, whoever holds the connection by
+// then. The zero Conn behaves like one that was given back.
+//
+// Methods may be called concurrently.
+type Conn[T any] struct {
+	e   *entry[T]
+	gen uint64
+}
+
+// Value returns the connection. It must not be used after the checkout ended.
+func (c Conn[T]) Value() T {
+	if c.e == nil {
+		var zero T
+		return zero
+	}
+	return c.e.value
+}
+
+// Release gives the connection back for others to use: every reply was read
+// to its end, and no deadline was left behind. After an error call Fail.
+func (c Conn[T]) Release() {
+	e := c.e
+	if e == nil {
+		return
+	}
+	p := e.pool
+	if p.observed {
+		p.release(c, nil)
+		return
+	}
+	p.mu.Lock()
+	if e.gen != c.gen || e.state != inUse {
+		p.mu.Unlock()
+		return
+	}
+	e.gen++
+	if p.waiters.first != nil || e.dead.Load() || e.epoch != p.epoch || p.closed {
+		p.releaseSlow(e)
+		return
+	}
+	// No clock is read here, it would be a third of the whole cost: the
+	// latest reading is an upkeep period old at the most, so that the idle
+	// limit can come that much early, never late.
+	e.state = idle
+	e.idleSince = max(p.clock, e.usedAt)
+	p.idle.pushFront(e)
+	p.mu.Unlock()
+}
+
+// releaseSlow is entered with the lock held and leaves without it.
+func (p *Pool[T]) releaseSlow(e *entry[T]) (kept bool) {
+	if why, unfit := p.unfitLocked(e); unfit {
+		p.retireLocked(e, why, nil)
+		p.mu.Unlock()
+		p.ledger.destroy(e)
+		return false
+	}
+	var k wake[T]
+	p.putLocked(e, &k)
+	p.mu.Unlock()
+	k.tell()
+	return true
+}
+
+// Fail gives the connection back together with the error that its use ended
+// with, and lets the pool decide by the error's [health.Class]:
+//
+//   - nil: the same as Release.
+//   - Conn, Path, Canceled, Local and any other error of I/O: the connection
+//     is closed. After Path, where nobody will hear a goodbye, it is closed
+//     hard.
+//   - Role: the connection is closed and the pool replaces all others, as
+//     after [Pool.Reset], unless that has happened since this one was opened.
+//   - Unknown, errors of the application: the connection is kept if no
+//     unread byte waits on it.
+func (c Conn[T]) Fail(err error) {
+	if c.e == nil {
+		return
+	}
+	if err == nil {
+		c.Release()
+		return
+	}
+	c.e.pool.release(c, err)
+}
+
+// release ends a checkout by the long way: with an error, or with hooks.
+func (p *Pool[T]) release(c Conn[T], err error) {
+	e := c.e
+	keep := true
+	var class health.Class
+	if err != nil {
+		class = p.cfg.Classify(err)
+		keep = class == health.Unknown && !isIO(err)
+	}
+	p.mu.Lock()
+	if e.gen != c.gen || e.state != inUse {
+		p.mu.Unlock()
+		return
+	}
+	now := p.tickLocked()
+	e.gen++ // from here on nobody else touches e
+	if e.leak != nil {
+		e.leak.n = 0
+	}
+	held := time.Duration(now - e.usedAt)
+	role := class == health.Role && e.epoch == p.epoch
+	p.mu.Unlock()
+
+	reason := ReasonFailed
+	if keep && err != nil {
+		if v := p.peek(e); !v.ok {
+			keep, reason = false, v.reason
+			err = errors.Join(err, v.err)
+		}
+	}
+	if role {
+		p.reset(err)
+	}
+	p.mu.Lock()
+	switch {
+	case e.state != inUse: // Close took it meanwhile
+		p.mu.Unlock()
+		keep = false
+	case keep:
+		keep = p.releaseSlow(e)
+	default:
+		e.abortive = class == health.Path
+		p.retireLocked(e, reason, err)
+		p.mu.Unlock()
+		p.ledger.destroy(e)
+	}
+	if t := p.cfg.Trace; t != nil && t.ReleaseDone != nil {
+		t.ReleaseDone(ReleaseDone{Held: held, Err: err, Kept: keep})
+	}
+}
+
+// isIO reports whether err came from reading or writing, whatever its class:
+// then nobody knows what of the exchange is still under way.
+func isIO(err error) bool {
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return true
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, io.ErrShortWrite) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed)
+}
+
+// Err returns nil while the connection may go on being used, and otherwise
+// why it should be shared no further: the kernel's verdict, ErrOutdated, or
+// ErrClosed. It is for holders that share one connection among several uses;
+// Release does the right thing in every case.
+func (c Conn[T]) Err() error {
+	e := c.e
+	if e == nil {
+		return ErrClosed
+	}
+	p := e.pool
+	p.mu.Lock()
+	p.tickLocked()
+	ours := e.gen == c.gen && e.state == inUse
+	why, unfit := p.unfitLocked(e)
+	p.mu.Unlock()
+	switch {
+	case !ours || why == ReasonShutdown && unfit:
+		return ErrClosed
+	case !unfit:
+		return nil
+	case why == ReasonDead:
+		if e.watch != nil {
+			if err := e.watch.Cause(); err != nil {
+				return err
+			}
+		}
+		return io.EOF
+	default:
+		return ErrOutdated
+	}
+}
+
+// Hijack takes the connection out of the pool: it is the caller's to close
+// and counts against MaxConns no longer. It reports false, with the zero T,
+// if the checkout has ended already.
+func (c Conn[T]) Hijack() (T, bool) {
+	var zero T
+	e := c.e
+	if e == nil {
+		return zero, false
+	}
+	p := e.pool
+	now := p.now()
+	p.mu.Lock()
+	if e.gen != c.gen || e.state != inUse {
+		p.mu.Unlock()
+		return zero, false
+	}
+	p.retireLocked(e, ReasonHijacked, nil)
+	p.mu.Unlock()
+	if e.watch != nil {
+		e.watch.Stop()
+	}
+	p.ledger.hijack(e)
+	p.gone(now)
+	return e.value, true
+}

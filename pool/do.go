@@ -1,0 +1,99 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"time"
+)
+
+// Do acquires a connection, calls f with it and gives it back.
+//
+// If the connection can take deadlines, ctx rules its I/O: the deadline is set
+// before f and cleared after it, and when ctx is cancelled reads and writes
+// end at once. A connection is closed, not given back, when ctx ended before
+// f did (the rest of a reply may be under way), when f returned an error that
+// [Conn.Fail] closes it for, or when f panicked. f must not keep the
+// connection.
+//
+// Do calls f at most once and returns its error as it is, or Acquire's.
+func (p *Pool[T]) Do(ctx context.Context, f func(context.Context, T) error) error {
+	c, err := p.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	returned := false
+	defer func() {
+		if !returned { // a panic, or runtime.Goexit
+			p.release(c, interrupted{})
+		}
+	}()
+	end := bound(ctx, c.e.value)
+	err = f(ctx, c.e.value)
+	returned = true
+	if end() {
+		p.release(c, errors.Join(interrupted{}, err))
+		return err
+	}
+	if err != nil {
+		p.release(c, err)
+		return err
+	}
+	c.Release()
+	return nil
+}
+
+// interrupted is the error that makes release close a connection whatever
+// Classify says: a net.Error, so that it counts as I/O.
+type interrupted struct{}
+
+func (interrupted) Error() string   { return "pool: the use of the connection was interrupted" }
+func (interrupted) Timeout() bool   { return false }
+func (interrupted) Temporary() bool { return false }
+
+// bound ties I/O on v to ctx. The returned function undoes it and reports
+// whether ctx has ended.
+func bound[T any](ctx context.Context, v T) (end func() bool) {
+	c, ok := any(v).(interface{ SetDeadline(time.Time) error })
+	if !ok || ctx.Done() == nil {
+		return func() bool { return ctx.Err() != nil }
+	}
+	deadline, ok := ctx.Deadline()
+	if ok {
+		c.SetDeadline(deadline) // a connection too broken for this will say so in f
+	}
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	return func() bool {
+		if !stop() || ctx.Err() != nil {
+			return true
+		}
+		if ok {
+			c.SetDeadline(time.Time{})
+		}
+		return false
+	}
+}
+
+// acquireObserved is Acquire for a pool with hooks or leak reports.
+func (p *Pool[T]) acquireObserved(ctx context.Context) (Conn[T], error) {
+	began := p.now()
+	c, waited, err := p.acquire(ctx)
+	if l := p.leakOf(c); l != nil {
+		var pcs [len(leak{}.pcs)]uintptr
+		n := runtime.Callers(3, pcs[:])
+		p.mu.Lock()
+		*l = leak{since: p.now(), n: n, pcs: pcs}
+		p.mu.Unlock()
+	}
+	if t := p.cfg.Trace; t.AcquireDone != nil {
+		t.AcquireDone(ctx, AcquireDone{Wait: time.Duration(p.now() - began), Waited: waited, Err: err})
+	}
+	return c, err
+}
+
+func (p *Pool[T]) leakOf(c Conn[T]) *leak {
+	if c.e == nil {
+		return nil
+	}
+	return c.e.leak
+}

@@ -1,0 +1,81 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// ErrClosed is returned by Acquire and Do once Close was called.
+var ErrClosed = errors.New("pool: closed")
+
+// ErrOutdated is what [Conn.Err] returns for a connection that works but is to
+// be replaced: it is older than MaxConnLifetime, or from before a Reset.
+var ErrOutdated = errors.New("pool: the connection is to be replaced")
+
+// ErrTooManyWaiters is returned, inside an [AcquireError], when
+// Config.MaxWaiters callers are waiting already.
+var ErrTooManyWaiters = errors.New("too many callers are waiting")
+
+// AcquireError says why a caller got no connection, and in which state the
+// pool was. It unwraps to both Err and OpenErr, so that
+// errors.Is(err, context.DeadlineExceeded) and, say,
+// errors.Is(err, syscall.ECONNREFUSED) can hold at the same time.
+type AcquireError struct {
+	Err     error         // the context's error and cause, ErrTooManyWaiters, or that opening fails
+	OpenErr error         // the last failure to open, if none succeeded since
+	Waited  time.Duration // how long the caller waited
+	Stat    Stat          // the pool at that moment, this caller no longer counted
+}
+
+func (e *AcquireError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "pool: no connection after %v: %v (%d of %d connections: %d in use, %d idle, %d opening, %d closing; %d callers waiting)",
+		e.Waited.Round(time.Microsecond), e.Err, e.Stat.Total, e.Stat.MaxConns, e.Stat.InUse, e.Stat.Idle, e.Stat.Opening, e.Stat.Closing, e.Stat.Waiting)
+	switch {
+	case e.OpenErr != nil:
+		fmt.Fprintf(&b, "; opening fails, %d times in a row: %v", e.Stat.OpenFailures, e.OpenErr)
+	case e.Stat.Opening > 0:
+		fmt.Fprintf(&b, "; the oldest open has been running for %v without an answer", e.Stat.OldestOpen.Round(time.Millisecond))
+	case e.Stat.InUse >= e.Stat.MaxConns:
+		b.WriteString("; all are held: release them sooner, or raise MaxConns")
+	}
+	return b.String()
+}
+
+// Unwrap returns Err and, if there is one, OpenErr.
+func (e *AcquireError) Unwrap() []error {
+	if e.OpenErr == nil {
+		return []error{e.Err}
+	}
+	return []error{e.Err, e.OpenErr}
+}
+
+// Timeout reports whether the caller's context ended by its deadline.
+func (e *AcquireError) Timeout() bool {
+	var t interface{ Timeout() bool }
+	return errors.As(e.Err, &t) && t.Timeout()
+}
+
+// PanicError is what a panic in Open, Ping or Close becomes.
+type PanicError struct {
+	Func  string // "Open", "Ping" or "Close"
+	Value string // what was panicked with, formatted
+	Stack string // the panicking goroutine's stack
+}
+
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("pool: Config.%s panicked: %s\n%s", e.Func, e.Value, e.Stack)
+}
+
+var (
+	errOpenTimeout  = errors.New("pool: Open took longer than OpenTimeout")
+	errPingTimeout  = errors.New("pool: Ping took longer than PingTimeout")
+	errCloseTimeout = errors.New("pool: Close took longer than CloseTimeout")
+	errNoConn       = errors.New("pool: Open returned no connection and no error")
+	errBornDead     = errors.New("pool: the connection was dead before its first use")
+	errOpenFails    = errors.New("opening fails and no connection is left")
+
+	errOpenPermanent = errors.New("opening fails in a way that no repetition can mend")
+)

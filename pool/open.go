@@ -1,0 +1,246 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/holdfast-go/holdfast/health"
+)
+
+// dispatchLocked starts as many opens as the queue and MinIdleConns call for,
+// and the limits and the backoff allow.
+func (p *Pool[T]) dispatchLocked(now int64) {
+	if p.closed {
+		return
+	}
+	want := p.waiters.len + max(0, p.cfg.MinIdleConns-p.idle.len)
+	for p.opening < min(want, p.cfg.MaxConcurrentOpens) && p.total < p.cfg.MaxConns {
+		if p.fails > 0 {
+			if now < p.nextOpen {
+				p.retryAtLocked(p.nextOpen - now)
+				return
+			}
+			p.nextOpen = now + p.backoffLocked()
+		}
+		p.opening++
+		p.total++
+		p.opens = append(p.opens, now)
+		p.work.Add(1)
+		go p.open(now)
+	}
+	p.keepUpLocked()
+}
+
+// backoffLocked draws from the whole window, so that many clients of one
+// recovering server spread evenly.
+func (p *Pool[T]) backoffLocked() int64 {
+	window := p.cfg.MaxOpenBackoff
+	if n := p.fails - 1; n < 30 {
+		window = min(window, minOpenBackoff<<n)
+	}
+	return int64(rand.N(window + 1))
+}
+
+func (p *Pool[T]) retryAtLocked(in int64) {
+	if p.retry != nil {
+		return
+	}
+	p.retry = time.AfterFunc(time.Duration(in), func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.retry = nil
+		p.dispatchLocked(p.now())
+	})
+}
+
+func (p *Pool[T]) oldestOpenLocked() int64 { return slices.Min(p.opens) }
+
+// open makes one connection and feeds it to the queue.
+func (p *Pool[T]) open(began int64) {
+	defer p.work.Done()
+	e, err := p.ledger.open()
+	if err == nil && e.dead.Load() {
+		// Accepted and closed at once, by a server that is full or a proxy
+		// without a backend: for the pace of opening it is a failure.
+		err = fmt.Errorf("%w: %w", errBornDead, e.cause())
+	}
+	var k wake[T]
+	p.mu.Lock()
+	now := p.tickLocked()
+	p.opening--
+	i := slices.Index(p.opens, began)
+	p.opens = slices.Delete(p.opens, i, i+1)
+	var retired *entry[T]
+	if e != nil {
+		retired = p.arrivedLocked(e, err, &k)
+	} else {
+		p.total--
+	}
+	if err != nil {
+		p.failedLocked(err, now, &k)
+	}
+	p.dispatchLocked(now)
+	p.mu.Unlock()
+	k.tell()
+	if retired != nil {
+		p.ledger.destroy(retired)
+	}
+}
+
+// arrivedLocked takes a new connection in, or returns it if it must go again.
+func (p *Pool[T]) arrivedLocked(e *entry[T], err error, k *wake[T]) *entry[T] {
+	e.index = len(p.all)
+	p.all = append(p.all, e)
+	e.state = inUse
+	p.stat.Opened++
+	if err != nil {
+		p.retireLocked(e, ReasonDead, err)
+		return e
+	}
+	p.fails, p.nextOpen, p.openErr = 0, 0, nil
+	if why, unfit := p.unfitLocked(e); unfit {
+		p.retireLocked(e, why, nil)
+		return e
+	}
+	p.putLocked(e, k)
+	return nil
+}
+
+// failedLocked notes a failed open. Callers wait on, unless waiting is vain.
+func (p *Pool[T]) failedLocked(err error, now int64, k *wake[T]) {
+	if p.closed {
+		return
+	}
+	p.stat.OpenFailed++
+	p.fails++
+	p.openErr = err
+	p.nextOpen = now + p.backoffLocked()
+	if p.total-p.opening-p.closing > 0 {
+		return
+	}
+	if health.Permanent(err) {
+		p.failWaitersLocked(errOpenPermanent, math.MaxInt64, k)
+		return
+	}
+	p.failStrandedLocked(now, k)
+}
+
+// failStrandedLocked fails the callers without a deadline who have waited for
+// DetectWithin while there was no live connection.
+func (p *Pool[T]) failStrandedLocked(now int64, k *wake[T]) {
+	horizon := now - int64(p.cfg.DetectWithin)
+	if p.total-p.opening-p.closing > 0 || p.noneAt > horizon {
+		return
+	}
+	p.failWaitersLocked(errOpenFails, horizon, k)
+}
+
+// failWaitersLocked fails those who came before horizon; unless that is the
+// end of time, only those without a deadline.
+func (p *Pool[T]) failWaitersLocked(err error, horizon int64, k *wake[T]) {
+	for w := p.waiters.first; w != nil; {
+		next := w.next
+		if w.since <= horizon && (w.deadline == 0 || horizon == math.MaxInt64) {
+			p.waiters.remove(w)
+			w.err = err
+			k.add(w)
+		}
+		w = next
+	}
+}
+
+// construct is the ledger's constructor. It runs on a goroutine of its own,
+// in a slot of its own.
+func (p *Pool[T]) construct(ctx context.Context) (*entry[T], error) {
+	p.mu.Lock()
+	epoch := p.epoch // of the dial's start: a Reset meanwhile outdates it
+	p.mu.Unlock()
+	ctx, cancel := context.WithTimeoutCause(ctx, p.cfg.OpenTimeout, errOpenTimeout)
+	defer cancel()
+	began := p.now()
+	t := p.cfg.Trace
+	if t != nil && t.OpenStart != nil {
+		ctx = t.OpenStart(ctx)
+	}
+	v, err := p.callOpen(ctx)
+	var e *entry[T]
+	if err == nil {
+		if e, err = p.adopt(v, epoch); err != nil {
+			err = errors.Join(err, p.closeConn(&entry[T]{value: v, conn: p.cfg.netConn(v)}))
+		}
+	}
+	if t != nil && t.OpenDone != nil {
+		t.OpenDone(ctx, OpenDone{Took: time.Duration(p.now() - began), Err: err})
+	}
+	return e, err
+}
+
+func (p *Pool[T]) callOpen(ctx context.Context) (v T, err error) {
+	err = p.safely("Open", func() (err error) {
+		v, err = p.cfg.Open(ctx)
+		return err
+	})
+	switch {
+	case err != nil && context.Cause(ctx) == errOpenTimeout:
+		err = fmt.Errorf("%w: %w", errOpenTimeout, err)
+	case err == nil && isNil(v):
+		err = errNoConn
+	}
+	return v, err
+}
+
+func isNil[T any](v T) bool { return any(v) == nil }
+
+// adopt makes an entry of a new connection and lets the guard watch it.
+func (p *Pool[T]) adopt(v T, epoch uint64) (*entry[T], error) {
+	now := p.now()
+	e := &entry[T]{
+		pool: p, value: v, epoch: epoch, state: opening,
+		born: now, usedAt: now, provenAt: now, idleSince: now, fastUntil: now + freshFor,
+		expires: p.expiry(now),
+		conn:    p.cfg.netConn(v),
+	}
+	if p.cfg.LeakTimeout > 0 {
+		e.leak = &leak{}
+	}
+	if e.conn == nil {
+		return e, nil
+	}
+	w, err := p.guard.Watch(e.conn, func(*health.Watch) { p.died(e) })
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return nil, fmt.Errorf("pool: watching the connection: %w", err)
+	}
+	e.watch = w
+	return e, nil
+}
+
+// expiry draws the end of a lifetime that begins now.
+func (p *Pool[T]) expiry(now int64) int64 {
+	if p.cfg.MaxConnLifetime <= 0 {
+		return math.MaxInt64
+	}
+	return now + int64(lifetime(p.cfg.MaxConnLifetime, p.cfg.MaxConnLifetimeJitter))
+}
+
+func lifetime(limit, jitter time.Duration) time.Duration {
+	return limit - rand.N(jitter+1)
+}
+
+func (cfg *Config[T]) netConn(v T) net.Conn {
+	if cfg.NetConn != nil {
+		return cfg.NetConn(v)
+	}
+	switch c := any(v).(type) {
+	case net.Conn:
+		return c
+	case interface{ NetConn() net.Conn }:
+		return c.NetConn()
+	}
+	return nil
+}
