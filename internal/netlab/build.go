@@ -99,19 +99,31 @@ func (l *Lab) build() error {
 // plug lays a cable from the router to each of the hosts and configures both
 // ends. The caller holds l.mu.
 func (l *Lab) plug(hosts ...*Host) error {
+	router, err := l.Router.namespace()
+	if err != nil {
+		return err
+	}
 	lines := []string{"link set lo up"}
 	var files []*os.File
 	var devices []string
-	for i, h := range hosts {
+	for _, h := range hosts {
 		ns, err := h.namespace()
 		if err != nil {
 			return err
 		}
-		files = append(files, ns.file)
-		devices = append(devices, h.dev)
-		// Children find the i'th extra file as descriptor 3+i.
-		lines = append(lines, fmt.Sprintf("link add %s gso_max_segs 1 type veth peer name %s gso_max_segs 1 netns /proc/self/fd/%d", h.dev, device, 3+i))
+		if h.path.pumped {
+			if h.cable, err = newCable(router, ns, h.dev); err != nil {
+				return err
+			}
+			h.cable.set(h.path.delay, h.path.jitter)
+		} else {
+			// Children find the i'th extra file as descriptor 3+i.
+			lines = append(lines, fmt.Sprintf("link add %s gso_max_segs 1 type veth peer name %s gso_max_segs 1 netns /proc/self/fd/%d",
+				h.dev, device, 3+len(files)))
+			files = append(files, ns.file)
+		}
 		lines = append(lines, h.routerEnd()...)
+		devices = append(devices, h.dev)
 	}
 	if err := l.Router.ip(files, lines...); err != nil {
 		return err
@@ -130,7 +142,17 @@ func (l *Lab) plug(hosts ...*Host) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return l.Router.Do(func() error { return awaitLinks(devices...) })
+	return router.do(func() error { return awaitLinks(devices...) })
+}
+
+// unplug pulls the host's cable out. The caller holds l.mu.
+func (h *Host) unplug() error {
+	if h.cable != nil {
+		h.cable.close()
+		h.cable = nil
+		return nil
+	}
+	return h.lab.Router.ip(nil, "link del "+h.dev)
 }
 
 // device is what every host calls its end of the cable.

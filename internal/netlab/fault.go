@@ -3,6 +3,7 @@ package netlab
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Direction says which packets of a path a fault concerns.
@@ -22,6 +23,8 @@ type path struct {
 	loss             int  // of 10,000
 	rate             int  // bits per second
 	limited          bool // the cable has rate limits
+	delay, jitter    time.Duration
+	pumped           bool // the cable is one that can delay
 
 	stateful bool   // the router drops what it has no state for
 	answer   bool   // it answers it with RST instead
@@ -39,6 +42,10 @@ func (l *Lab) Drop(d ...Direction) { l.fault(l.Servers, drop(d)) }
 // unreachable (for IPv6: address unreachable) and drop what the servers send:
 // what a router says when a host no longer answers its ARP requests. Dials fail
 // at once with EHOSTUNREACH; established connections only note it.
+//
+// Without Delay the message arrives inside of the connect call, and IPv6, unlike
+// IPv4, then ignores it: a dial fails when its SYN is sent again, after a
+// second. Delay(time.Millisecond, 0) is enough to make it fail at once.
 func (l *Lab) Unreachable() { l.fault(l.Servers, unreachable) }
 
 // Refuse makes the router answer every TCP segment to or from a server, SYNs
@@ -70,8 +77,18 @@ func (l *Lab) Loss(percent float64) { l.fault(l.Servers, loss(percent)) }
 // 0 ends it.
 func (l *Lab) Rate(bits int) { l.fault(l.Servers, rate(bits)) }
 
-// Heal takes all faults out of the paths: drops, Unreachable, Refuse, Loss and
-// Rate. It doesn't bring back what ForgetNAT and Reset have made the router
+// Delay makes the client's cable hold back every packet for d, in each
+// direction, and for a random time below jitter on top; the round trip takes
+// 2·d more, and no packet overtakes another. It is what makes an ICMP message
+// arrive after the call that provoked it, as on any real network.
+//
+// The first Delay replaces the cable by one that leads through this process,
+// which takes some milliseconds in which packets are lost; set it before
+// connections are open, if that matters. Delay(0, 0) leaves that cable in place.
+func (l *Lab) Delay(d, jitter time.Duration) { l.fault([]*Host{l.Client}, delay(d, jitter)) }
+
+// Heal takes all faults out of the paths: Drop, Unreachable, Refuse, Loss, Rate
+// and Delay. It doesn't bring back what ForgetNAT and Reset have made the router
 // forget, nor what a reboot ended.
 func (l *Lab) Heal() { l.fault(l.ends(), heal) }
 
@@ -89,6 +106,9 @@ func (h *Host) Loss(percent float64) { h.lab.fault([]*Host{h}, loss(percent)) }
 
 // Rate is [Lab.Rate] for this host's cable alone.
 func (h *Host) Rate(bits int) { h.lab.fault([]*Host{h}, rate(bits)) }
+
+// Delay is [Lab.Delay] for this host's cable.
+func (h *Host) Delay(d, jitter time.Duration) { h.lab.fault([]*Host{h}, delay(d, jitter)) }
 
 // Heal is [Lab.Heal] for this host alone.
 func (h *Host) Heal() { h.lab.fault([]*Host{h}, heal) }
@@ -121,7 +141,7 @@ func (l *Lab) fault(hosts []*Host, change func(*Host) error) {
 			return err
 		}
 		for _, h := range hosts {
-			if err := h.limit(); err != nil {
+			if err := errors.Join(h.lag(), h.limit()); err != nil {
 				return err
 			}
 		}
@@ -175,9 +195,19 @@ func rate(bits int) func(*Host) error {
 	}
 }
 
+func delay(d, jitter time.Duration) func(*Host) error {
+	return func(h *Host) error {
+		if d < 0 || jitter < 0 {
+			return fmt.Errorf("netlab: Delay of %v, %v", d, jitter)
+		}
+		h.path.delay, h.path.jitter = d, jitter
+		return nil
+	}
+}
+
 func heal(h *Host) error {
 	p := &h.path
-	*p = path{limited: p.limited, stateful: p.stateful, answer: p.answer, epoch: p.epoch}
+	*p = path{limited: p.limited, pumped: p.pumped, stateful: p.stateful, answer: p.answer, epoch: p.epoch}
 	return nil
 }
 

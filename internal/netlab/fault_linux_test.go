@@ -124,6 +124,7 @@ func TestDropOfOneDirectionLeavesTheOther(t *testing.T) {
 func TestUnreachableFailsDialsAtOnceAndIsASoftErrorInFlight(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, netlab.Config{}, func(t *testing.T, lab *netlab.Lab, addr string) {
+		lab.Delay(time.Millisecond, 0)
 		c := dial(t, lab, addr)
 		require.NoError(t, exchange(c, soon))
 
@@ -271,12 +272,14 @@ func TestLossLosesSomePacketsAndTCPGetsThrough(t *testing.T) {
 	lab := netlab.New(t)
 	go echo(lab.Server.Listen(t, port))
 	c := dial(t, lab, lab.Server.Addr(port))
-	lab.Loss(10)
+	lab.Loss(5)
 	before := lab.Client.Traffic()
 	server := lab.Server.Traffic()
-	for range 200 {
-		require.NoError(t, exchange(c, soon))
-	}
+	const size = 1 << 20
+	go func() { _, _ = c.Write(make([]byte, size)) }()
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(4*soon)))
+	_, err := io.ReadFull(c, make([]byte, size))
+	require.NoError(t, err)
 	sent := lab.Client.Traffic().SentPackets - before.SentPackets
 	arrived := lab.Server.Traffic().ReceivedPackets - server.ReceivedPackets
 	assert.Less(t, arrived, sent, "of %d packets", sent)
@@ -306,4 +309,31 @@ func TestRateLimitsBothDirections(t *testing.T) {
 	_, err = io.ReadFull(s, make([]byte, size))
 	require.NoError(t, err)
 	assert.Less(t, time.Since(start), 300*time.Millisecond)
+}
+
+func TestDelayAddsToTheRoundTrip(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, netlab.Config{}, func(t *testing.T, lab *netlab.Lab, addr string) {
+		c := dial(t, lab, addr)
+		require.NoError(t, exchange(c, soon))
+		roundTrip := func() time.Duration {
+			start := time.Now()
+			require.NoError(t, exchange(c, soon))
+			return time.Since(start)
+		}
+		lab.Delay(20*time.Millisecond, 5*time.Millisecond)
+		lab.Server.Delay(10*time.Millisecond, 0)
+		require.NoError(t, exchange(c, soon), "the connection survives the change of cables")
+		assert.GreaterOrEqual(t, roundTrip(), 60*time.Millisecond)
+		lab.Server.Reboot()
+		go echo(lab.Server.Listen(t, port))
+		c = dial(t, lab, addr)
+		assert.GreaterOrEqual(t, roundTrip(), 60*time.Millisecond)
+		lab.Heal()
+		quickest := roundTrip()
+		for range 10 {
+			quickest = min(quickest, roundTrip())
+		}
+		assert.Less(t, quickest, 60*time.Millisecond)
+	})
 }

@@ -21,7 +21,8 @@ type Host struct {
 	num  int    // which network it is in
 	dev  string // the router's end of its cable; empty for the router itself
 
-	path path // guarded by lab.mu
+	path  path   // guarded by lab.mu
+	cable *cable // guarded by lab.mu; nil if the kernel's own device is in place
 
 	mu        sync.Mutex
 	ns        *namespace // nil before the lab is built and after it is closed

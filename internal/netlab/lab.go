@@ -73,8 +73,7 @@ type Lab struct {
 	tools tools
 
 	mu       sync.Mutex // guards the router's configuration and what follows
-	closed   bool
-	tracking bool // the router keeps state per flow
+	tracking bool       // the router keeps state per flow
 }
 
 // New makes a lab with one client, one router and one server, and removes it
@@ -137,13 +136,12 @@ func Start(cfg Config) (*Lab, error) {
 // nothing.
 func (l *Lab) Close() {
 	l.mu.Lock()
-	closed := l.closed
-	l.closed = true
-	l.mu.Unlock()
-	if closed {
-		return
-	}
+	defer l.mu.Unlock()
 	for _, h := range l.hosts() {
+		if h.cable != nil {
+			h.cable.close()
+			h.cable = nil
+		}
 		h.clear()
 		if ns := h.swap(nil); ns != nil {
 			ns.close()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"time"
 )
 
 // namespace can't be made here.
@@ -25,3 +26,11 @@ func awaitLinks(...string) error                         { return errClosed }
 func stopped(int) (bool, error)                          { return false, errClosed }
 func signalStop(*os.Process) error                       { return errClosed }
 func signalContinue(*os.Process) error                   { return errClosed }
+
+// cable can't be laid here.
+type cable struct{}
+
+func newCable(_, _ *namespace, _ string) (*cable, error) { return nil, errClosed }
+
+func (*cable) set(_, _ time.Duration) {}
+func (*cable) close()                 {}

@@ -2,6 +2,24 @@ package netlab
 
 import "fmt"
 
+// lag makes the cable as long as the path says. The caller holds l.mu.
+func (h *Host) lag() error {
+	if h.cable == nil && h.path.delay == 0 && h.path.jitter == 0 {
+		return nil
+	}
+	if h.cable == nil {
+		if err := h.unplug(); err != nil {
+			return err
+		}
+		h.path.pumped = true
+		if err := h.lab.plug(h); err != nil {
+			return err
+		}
+	}
+	h.cable.set(h.path.delay, h.path.jitter)
+	return nil
+}
+
 // limit makes both ends of the cable as slow as the path says. The caller holds
 // l.mu.
 func (h *Host) limit() error {

@@ -32,7 +32,7 @@ func (h *Host) reboot() error {
 	if err != nil {
 		return err
 	}
-	if err := h.lab.Router.ip(nil, "link del "+h.dev); err != nil {
+	if err := h.unplug(); err != nil {
 		next.close()
 		return err
 	}
