@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -170,6 +171,10 @@ func (s *search) below(err error, dialing bool) verdict {
 	return v
 }
 
+// textOf is err.Error() for errors of any origin: fmt catches those that panic,
+// as a *net.OpError about nothing does.
+func textOf(err error) string { return fmt.Sprint(err) }
+
 func unwrap(err error) []error {
 	switch e := err.(type) {
 	case interface{ Unwrap() error }:
@@ -212,7 +217,7 @@ func judge(err error, dialing bool) (v verdict, last bool) {
 	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() {
 		return saysCanceled, true
 	}
-	return judgeText(err.Error()), true
+	return judgeText(textOf(err)), true
 }
 
 // judgeTLS knows the errors of crypto/tls and crypto/x509.

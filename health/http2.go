@@ -41,7 +41,7 @@ func asHTTP2(err error) (e http2Error, ok bool) {
 		e.code = code.Uint()
 		if c := v.FieldByName("Cause"); c.IsValid() && c.CanInterface() {
 			if cause, ok := c.Interface().(error); ok {
-				e.cause = cause.Error()
+				e.cause = textOf(cause)
 			}
 		}
 		return e, true
@@ -96,6 +96,6 @@ func unprocessedByHTTP2(err error) bool {
 	if e, ok := asHTTP2(err); ok {
 		return e.kind == "StreamError" && e.code == refusedStream && e.cause == textFromPeer
 	}
-	text := err.Error()
+	text := textOf(err)
 	return text == textGotGoAway || text == textUnusable
 }

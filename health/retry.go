@@ -41,6 +41,8 @@ func (s *search) unsent(err error) bool {
 		if isDial(e) {
 			return true
 		}
+	case *net.DNSError:
+		return false // whatever the resolver was doing
 	case *tls.CertificateVerificationError, *tls.ECHRejectionError:
 		return true
 	case tls.RecordHeaderError:
@@ -86,7 +88,7 @@ func (s *search) lasting(err error, dialing bool) (forever, passing bool) {
 	case *net.OpError:
 		dialing = dialing || isDial(e)
 		if e.Op == "remote error" && e.Err != nil {
-			refused := isRefusal(e.Err.Error())
+			refused := isRefusal(textOf(e.Err))
 			return refused, !refused
 		}
 	case *net.DNSError:
@@ -102,7 +104,7 @@ func (s *search) lasting(err error, dialing bool) (forever, passing bool) {
 	}
 	below := unwrap(err)
 	if len(below) == 0 {
-		if dialing && err.Error() == "missing address" {
+		if dialing && textOf(err) == "missing address" {
 			return true, false
 		}
 		v, _ := judge(err, dialing)
