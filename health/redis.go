@@ -46,7 +46,7 @@ const (
 var errRedisSyntax = errors.New("malformed reply")
 
 func redisPing(c net.Conn) error {
-	r := redisReader{c: c, buf: make([]byte, 0, 512)}
+	r := redisReader{c: c, buf: make([]byte, 0, 128)}
 	if _, err := c.Write(append(r.buf, "*1\r\n$4\r\nPING\r\n"...)); err != nil {
 		return err
 	}
