@@ -1,0 +1,6 @@
+//go:build !unix && !windows
+
+package dial
+
+// errnoAdvice knows nothing about this system's errors.
+func errnoAdvice(error) string { return "" }

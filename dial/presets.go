@@ -1,0 +1,42 @@
+package dial
+
+import (
+	"net"
+	"time"
+)
+
+// HighlyAvailable is for peers that have a stand-in, where the time until a
+// death is noticed is time lost: replicated databases, caches, anything behind
+// a virtual address. A dead peer is noticed within 5 s (keep-alive 2s:1s:3),
+// unreachable ones as soon as a router says so, and a dial gives up after 3 s.
+//
+// Outages shorter than 5 s go unnoticed unless a router reports them; longer
+// ones cost the connection.
+func HighlyAvailable() Config {
+	return Config{
+		DetectWithin:    5 * time.Second,
+		Timeout:         3 * time.Second,
+		FastUnreachable: true,
+	}
+}
+
+// RarelyUsed is for connections that sit idle most of the time: management
+// agents, subscriptions, devices on metered links. The peer is probed after 2
+// minutes of silence, often enough for the 4 or more minutes after which common
+// NATs and load balancers forget a flow, and a dead peer is noticed within 5
+// minutes (keep-alive 2m:1m:3).
+func RarelyUsed() Config {
+	return Config{DetectWithin: 5 * time.Minute}
+}
+
+// DistributedNodes is for the nodes of one system that talk to each other all
+// the time over networks that lose packets: losing a connection costs a
+// resynchronisation, so that it should take more than a hiccup. A dead peer is
+// noticed within 20 s, and it takes five lost probes in a row to be wrong about
+// it (keep-alive 5s:3s:5).
+func DistributedNodes() Config {
+	return Config{
+		DetectWithin: 20 * time.Second,
+		KeepAlive:    net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 3 * time.Second, Count: 5},
+	}
+}
