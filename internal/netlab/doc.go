@@ -42,5 +42,7 @@
 // and CAP_NET_ADMIN) and the commands ip and nft, and tc for [Lab.Rate].
 // Elsewhere [New] skips the test and says why. The namespaces have no names
 // and are held by nothing but this process: when it ends, however it ends, the
-// kernel removes them and all that is in them.
+// kernel removes them and all that is in them; at once, or when it gives up
+// sending what a killed process left unsent in a broken network, after two
+// minutes at most.
 package netlab

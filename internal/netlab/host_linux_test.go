@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -304,4 +306,47 @@ func TestStartIsQuick(t *testing.T) {
 	}
 	t.Logf("a lab starts in %v", total/n)
 	assert.Less(t, total/n, time.Second)
+}
+
+func TestManyLabsStartTogether(t *testing.T) {
+	t.Parallel()
+	const n = 16
+	start := time.Now()
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			lab := netlab.NewWith(t, netlab.Config{Servers: 3, NAT: true})
+			ln := lab.Servers[2].Listen(t, port)
+			go echo(ln)
+			c, err := lab.Client.Dial(t.Context(), nil, lab.Servers[2].Addr6(port))
+			if assert.NoError(t, err) {
+				assert.NoError(t, exchange(c, soon))
+				assert.NoError(t, c.Close())
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d labs with three servers and NAT: %v", n, time.Since(start))
+}
+
+// TestHelperPanic is a test that panics in a lab.
+func TestHelperPanic(t *testing.T) {
+	if os.Getenv("NETLAB_PANIC") == "" {
+		t.Skip("this is a process that another test starts")
+	}
+	var lab *netlab.Lab
+	t.Cleanup(func() { fmt.Println("afterwards:", lab.Client.Do(func() error { return nil })) })
+	lab = netlab.New(t)
+	_ = lab.Client.Do(func() error { panic("on purpose") })
+}
+
+func TestPanickingTestCleansUp(t *testing.T) {
+	t.Parallel()
+	netlab.New(t) // or skip
+	cmd := exec.Command(os.Args[0], "-test.run=^TestHelperPanic$")
+	cmd.Env = append(os.Environ(), "NETLAB_PANIC=1")
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), "panic: on purpose")
+	require.Contains(t, string(out), "afterwards: netlab: client: the lab is closed")
 }

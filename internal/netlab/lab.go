@@ -143,6 +143,9 @@ func (l *Lab) Close() {
 			h.cable = nil
 		}
 		h.clear()
+		// A namespace lives as long as a socket in it, and what was closed in a
+		// broken network is retransmitted for minutes otherwise.
+		_ = h.sysctl([]setting{{path: "ipv4/tcp_orphan_retries", value: "1"}})
 		if ns := h.swap(nil); ns != nil {
 			ns.close()
 		}

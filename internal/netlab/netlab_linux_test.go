@@ -10,12 +10,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/holdfast-go/holdfast/internal/netlab"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const port = 6379
 
