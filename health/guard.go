@@ -59,6 +59,7 @@ const (
 type Guard struct {
 	interval time.Duration
 	polling  bool // instead of events
+	forget   func(entryID)
 
 	quit chan struct{}
 	done chan struct{} // closed when the goroutine has ended
@@ -83,12 +84,14 @@ func NewGuard(cfg GuardConfig) (*Guard, error) {
 	if cfg.PollInterval == 0 {
 		cfg.PollInterval = defaultPollInterval
 	}
-	return &Guard{
+	g := &Guard{
 		interval: cfg.PollInterval,
 		polling:  cfg.ForcePolling,
 		quit:     make(chan struct{}),
 		done:     make(chan struct{}),
-	}, nil
+	}
+	g.forget = g.sweep // once, lest every connection pay for it
+	return g, nil
 }
 
 // Close ends the watching and waits until the Guard's goroutine has ended, and
@@ -217,8 +220,8 @@ func (g *Guard) unwatch(w *Watch) {
 	_ = w.raw.Control(func(fd uintptr) { g.events.remove(fd) })
 }
 
-// forget clears the entry of a Watch that was garbage collected.
-func (g *Guard) forget(id entryID) {
+// sweep clears the entry of a Watch that was garbage collected.
+func (g *Guard) sweep(id entryID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.table.sweep(id)

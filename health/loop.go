@@ -1,6 +1,7 @@
 package health
 
 import (
+	"io"
 	"runtime"
 	"slices"
 	"time"
@@ -59,8 +60,11 @@ func (l *loop) deliver(id entryID, e sockopt.Events) {
 	if len(l.watches) == 0 {
 		return // stopped or dropped meanwhile
 	}
-	if err := l.watches[0].raw.Control(l.judge); err != nil || l.cause == nil {
-		return // closed by its owner, or no death
+	if err := l.watches[0].raw.Control(l.judge); err != nil {
+		l.cause = judgeClosed(e) // by its owner, who was faster
+	}
+	if l.cause == nil {
+		return
 	}
 	for _, w := range l.watches {
 		w.die(l.cause)
@@ -68,6 +72,17 @@ func (l *loop) deliver(id entryID, e sockopt.Events) {
 	for _, w := range l.watches {
 		w.notify()
 	}
+}
+
+// judgeClosed is judgeEvents for what happened to a descriptor that is gone.
+func judgeClosed(e sockopt.Events) error {
+	switch {
+	case e&sockopt.HangUp != 0:
+		return errFailed
+	case e&sockopt.ReadClosed != 0:
+		return io.EOF
+	}
+	return nil
 }
 
 // pollBatch is how many connections are looked up in one go.
@@ -109,17 +124,16 @@ func (g *Guard) batch(from int, to []entryID) ([]entryID, int) {
 		if len(to) == pollBatch {
 			return to, i
 		}
-		if e := &g.table.entries[i]; e.used && (armed(e.first) || slices.ContainsFunc(e.more, armed)) {
+		if e := &g.table.entries[i]; e.used() && (armed(e.first) || slices.ContainsFunc(e.more(), armed)) {
 			to = append(to, entryID{uint32(i), e.generation})
 		}
 	}
 	return to, -1
 }
 
-// armed reports whether a death would be news.
 func armed(p weak.Pointer[Watch]) bool {
 	w := p.Value()
-	return w != nil && w.call.Load() == callArmed
+	return w != nil && w.armed()
 }
 
 // pollEnd asks for the end of a connection that somebody may be using.

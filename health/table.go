@@ -28,13 +28,45 @@ func (k connKey) keep(w *Watch) {
 	}
 }
 
-// entry is a connection that is watched, by one Watch nearly always.
+// entry is a connection that is watched, by one Watch nearly always. Free
+// entries have no first. There may be many, so what is rare is elsewhere.
 type entry struct {
-	conn       connKey
+	tcp        weak.Pointer[net.TCPConn]
 	first      weak.Pointer[Watch]
-	more       []weak.Pointer[Watch]
+	rare       *rareEntry
 	generation uint32
-	used       bool
+}
+
+type rareEntry struct {
+	unix weak.Pointer[net.UnixConn]
+	more []weak.Pointer[Watch]
+}
+
+func (e *entry) used() bool { return e.first != weak.Pointer[Watch]{} }
+
+func (e *entry) key() connKey {
+	key := connKey{tcp: e.tcp}
+	if e.rare != nil {
+		key.unix = e.rare.unix
+	}
+	return key
+}
+
+func (e *entry) more() []weak.Pointer[Watch] {
+	if e.rare == nil {
+		return nil
+	}
+	return e.rare.more
+}
+
+func (e *entry) setMore(more []weak.Pointer[Watch]) {
+	if e.rare == nil {
+		if len(more) == 0 {
+			return
+		}
+		e.rare = &rareEntry{}
+	}
+	e.rare.more = more
 }
 
 // table holds what is watched. It keeps neither connections nor watches from
@@ -42,15 +74,16 @@ type entry struct {
 type table struct {
 	entries []entry
 	free    []uint32
-	byConn  map[connKey]uint32
+	byTCP   map[weak.Pointer[net.TCPConn]]uint32
+	byUnix  map[weak.Pointer[net.UnixConn]]uint32
 }
 
 // add enters w as a Watch of the connection.
-func (t *table) add(conn connKey, w weak.Pointer[Watch]) entryID {
-	if i, ok := t.byConn[conn]; ok {
-		e := &t.entries[i]
-		e.more = append(e.more, w)
-		return entryID{i, e.generation}
+func (t *table) add(key connKey, w weak.Pointer[Watch]) entryID {
+	if id := t.find(key); id != (entryID{}) {
+		e := &t.entries[id.index]
+		e.setMore(append(e.more(), w))
+		return id
 	}
 	var i uint32
 	if n := len(t.free); n > 0 {
@@ -60,13 +93,38 @@ func (t *table) add(conn connKey, w weak.Pointer[Watch]) entryID {
 		i = uint32(len(t.entries))
 		t.entries = append(t.entries, entry{})
 	}
-	if t.byConn == nil {
-		t.byConn = make(map[connKey]uint32)
-	}
-	t.byConn[conn] = i
 	e := &t.entries[i]
-	*e = entry{conn: conn, first: w, generation: e.generation + 1, used: true}
+	*e = entry{tcp: key.tcp, first: w, generation: e.generation + 1}
+	if key.unix != (weak.Pointer[net.UnixConn]{}) {
+		e.rare = &rareEntry{unix: key.unix}
+	}
+	t.setIndex(key, i)
 	return entryID{i, e.generation}
+}
+
+func (t *table) setIndex(key connKey, i uint32) {
+	if t.byTCP == nil {
+		t.byTCP = make(map[weak.Pointer[net.TCPConn]]uint32)
+		t.byUnix = make(map[weak.Pointer[net.UnixConn]]uint32)
+	}
+	if key.unix != (weak.Pointer[net.UnixConn]{}) {
+		t.byUnix[key.unix] = i
+	} else {
+		t.byTCP[key.tcp] = i
+	}
+}
+
+// find returns the id of the connection's entry. Generations begin with 1, so
+// that the id of none is the zero value.
+func (t *table) find(key connKey) entryID {
+	i, ok := t.byTCP[key.tcp]
+	if !ok {
+		i, ok = t.byUnix[key.unix]
+	}
+	if !ok {
+		return entryID{}
+	}
+	return entryID{i, t.entries[i].generation}
 }
 
 // get returns the entry, or nil if it is no longer that one.
@@ -74,20 +132,10 @@ func (t *table) get(id entryID) *entry {
 	if int(id.index) >= len(t.entries) {
 		return nil
 	}
-	if e := &t.entries[id.index]; e.used && e.generation == id.generation {
+	if e := &t.entries[id.index]; e.used() && e.generation == id.generation {
 		return e
 	}
 	return nil
-}
-
-// find returns the id of the connection's entry. Generations begin with 1, so
-// that the id of none is the zero value.
-func (t *table) find(conn connKey) entryID {
-	i, ok := t.byConn[conn]
-	if !ok {
-		return entryID{}
-	}
-	return entryID{i, t.entries[i].generation}
 }
 
 // watches appends the watches of an entry that are still there.
@@ -99,7 +147,7 @@ func (t *table) watches(id entryID, to []*Watch) []*Watch {
 	if w := e.first.Value(); w != nil {
 		to = append(to, w)
 	}
-	for _, p := range e.more {
+	for _, p := range e.more() {
 		if w := p.Value(); w != nil {
 			to = append(to, w)
 		}
@@ -122,19 +170,19 @@ func (t *table) drop(id entryID, gone func(weak.Pointer[Watch]) bool) (last bool
 	if e == nil {
 		return false
 	}
-	if e.more = slices.DeleteFunc(e.more, gone); gone(e.first) {
+	more := slices.DeleteFunc(e.more(), gone)
+	if gone(e.first) {
 		e.first = weak.Pointer[Watch]{}
-		if n := len(e.more); n > 0 {
-			e.first, e.more = e.more[n-1], e.more[:n-1]
+		if n := len(more); n > 0 {
+			e.first, more = more[n-1], more[:n-1]
 		}
 	}
-	if len(e.more) == 0 {
-		e.more = nil
-	}
-	if e.first != (weak.Pointer[Watch]{}) {
+	e.setMore(more)
+	if e.used() {
 		return false
 	}
-	delete(t.byConn, e.conn)
+	delete(t.byTCP, e.tcp)
+	delete(t.byUnix, e.key().unix)
 	*e = entry{generation: e.generation}
 	t.free = append(t.free, id.index)
 	return true

@@ -15,31 +15,22 @@ type Watch struct {
 	look  func(fd uintptr) // sniff, made once
 	dead  func(*Watch)
 	found error // by the last sniff
-	cause error // valid when state is stateDead
+	cause error // valid when state has isDead
 	id    entryID
-	state atomic.Uint32
-	call  atomic.Uint32
+	state atomic.Uint32 // of the bits below
 
 	foundDead bool
 	layered   bool
 }
 
-// The states of a connection.
 const (
-	stateAlive uint32 = iota
-	stateDying        // cause is being written
-	stateDead
-)
-
-// The states of a callback.
-const (
-	callArmed uint32 = iota
-	callBegun
-	callStopped
+	isDying   uint32 = 1 << iota // cause is being written, or was
+	isDead                       // cause may be read
+	isClaimed                    // the callback has begun, or is forbidden
 )
 
 // Dead reports whether the connection is known to be dead. It asks nobody.
-func (w *Watch) Dead() bool { return w.state.Load() == stateDead }
+func (w *Watch) Dead() bool { return w.state.Load()&isDead != 0 }
 
 // Cause returns why the connection is dead, and nil while it isn't known to be:
 // [io.EOF] if the peer closed it, otherwise an errno. It never takes an error
@@ -84,9 +75,9 @@ func (w *Watch) sniff(fd uintptr) { w.found, w.foundDead = sniff(fd, w.layered) 
 
 // die records the first cause of death.
 func (w *Watch) die(cause error) {
-	if w.state.CompareAndSwap(stateAlive, stateDying) {
+	if w.state.Or(isDying)&isDying == 0 {
 		w.cause = cause
-		w.state.Store(stateDead)
+		w.state.Or(isDead)
 	}
 }
 
@@ -95,14 +86,20 @@ func (w *Watch) die(cause error) {
 // running, or Stop was called before. What Dead and Cause say remains, and Sniff
 // still works.
 func (w *Watch) Stop() bool {
-	prevented := w.call.CompareAndSwap(callArmed, callStopped)
+	prevented := w.claim()
 	w.guard.unwatch(w)
 	return prevented
 }
 
 // notify calls back, if that wasn't done or forbidden yet.
 func (w *Watch) notify() {
-	if w.call.CompareAndSwap(callArmed, callBegun) && w.dead != nil {
+	if w.claim() && w.dead != nil {
 		w.dead(w)
 	}
 }
+
+// claim reports true once.
+func (w *Watch) claim() bool { return w.state.Or(isClaimed)&isClaimed == 0 }
+
+// armed reports whether a death would be news.
+func (w *Watch) armed() bool { return w.state.Load()&isClaimed == 0 }
