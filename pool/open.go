@@ -65,10 +65,12 @@ func (p *Pool[T]) oldestOpenLocked() int64 { return slices.Min(p.opens) }
 func (p *Pool[T]) open(began int64) {
 	defer p.work.Done()
 	e, err := p.ledger.open()
-	if err == nil && e.dead.Load() {
+	if err == nil {
 		// Accepted and closed at once, by a server that is full or a proxy
 		// without a backend: for the pace of opening it is a failure.
-		err = fmt.Errorf("%w: %w", errBornDead, e.cause())
+		if v := p.peek(e); !v.ok && v.reason == ReasonDead {
+			err = fmt.Errorf("%w: %w", errBornDead, v.err)
+		}
 	}
 	var k wake[T]
 	p.mu.Lock()
