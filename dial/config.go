@@ -67,15 +67,16 @@ type Config struct {
 	// 300 ms. Negative: never try both at once.
 	FallbackDelay time.Duration
 
-	// FastUnreachable reports ICMP "unreachable" messages on an established
-	// connection at once (IP_RECVERR, Linux only), instead of when the retries
-	// run out. Reads and writes then fail with EHOSTUNREACH or the like, even
-	// if the route heals a second later.
+	// FastUnreachable reports ICMP "unreachable" messages on a connection with
+	// data in flight at once (IP_RECVERR, Linux only), instead of when the
+	// retries run out. Reads and writes then fail with EHOSTUNREACH or the
+	// like, even if the route heals a second later. Idle connections gain
+	// nothing: Linux ignores such answers to keep-alive probes.
 	FastUnreachable bool
 
 	// MultipathTCP asks for Multipath TCP (Linux only). Its sockets have no
-	// user timeout, so it needs SlowReaders or a negative UserTimeout. When
-	// false, GODEBUG=multipathtcp can't turn it on.
+	// user timeout, so it needs SlowReaders or a negative UserTimeout, nor
+	// FastUnreachable. When false, GODEBUG=multipathtcp can't turn it on.
 	MultipathTCP bool
 
 	// ReadBuffer is the size of the kernel's receive buffer in bytes
@@ -121,7 +122,7 @@ const (
 	maxUserTimeout = math.MaxInt32 * time.Millisecond
 
 	// The largest value of which derive's parts fit the kernel.
-	maxDetectWithin = 81917 * time.Second
+	maxDetectWithin = 81913 * time.Second
 )
 
 // off reports whether keep-alive is turned off.
@@ -301,6 +302,9 @@ func (c *Config) checkRest(add func(string, ...any)) {
 	case c.Timeout <= c.FallbackDelay:
 		add("Config.Timeout is %v and Config.FallbackDelay is %v: the second address family would never be tried; set Timeout to more than %v, or FallbackDelay to less than %v",
 			c.Timeout, c.FallbackDelay, c.FallbackDelay, c.Timeout)
+	}
+	if c.MultipathTCP && c.FastUnreachable {
+		add("Config.MultipathTCP and Config.FastUnreachable exclude each other, because Linux has no such option for Multipath TCP: set one of them to false")
 	}
 	for _, b := range []struct {
 		field string

@@ -7,11 +7,12 @@ import (
 
 // HighlyAvailable is for peers that have a stand-in, where the time until a
 // death is noticed is time lost: replicated databases, caches, anything behind
-// a virtual address. A dead peer is noticed within 5 s (keep-alive 2s:1s:3),
-// unreachable ones as soon as a router says so, and a dial gives up after 3 s.
+// a virtual address. A dead peer is noticed within 5 s (keep-alive 2s:1s:3), or
+// as soon as a router says that it can't be reached if data is in flight, and a
+// dial gives up after 3 s.
 //
-// Outages shorter than 5 s go unnoticed unless a router reports them; longer
-// ones cost the connection.
+// Outages shorter than 5 s do no harm unless a router reports them; longer ones
+// cost the connection.
 func HighlyAvailable() Config {
 	return Config{
 		DetectWithin:    5 * time.Second,

@@ -1,0 +1,261 @@
+package dial
+
+import (
+	"crypto/tls"
+	"math"
+	"net"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+func keepAlive(idle, interval time.Duration, count int) net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: idle, Interval: interval, Count: count}
+}
+
+var keepAliveOff = net.KeepAliveConfig{Idle: -1}
+
+// nonsense has Configs that New must refuse, with all that the error must name.
+var nonsense = []struct {
+	name string
+	cfg  Config
+	want []string
+}{
+	{"DetectWithin negative", Config{DetectWithin: -1}, []string{"Config.DetectWithin is -1ns"}},
+	{"DetectWithin under 2s", Config{DetectWithin: 1999 * time.Millisecond}, []string{"Config.DetectWithin is 1.999s", "use 2s"}},
+	{"DetectWithin huge", Config{DetectWithin: math.MaxInt64}, []string{"Config.DetectWithin", "22h45m13s"}},
+
+	{"KeepAlive without Enable", Config{KeepAlive: net.KeepAliveConfig{Idle: time.Second}}, []string{"Config.KeepAlive.Enable is false", "set Enable"}},
+	{"KeepAlive off with parts", Config{KeepAlive: net.KeepAliveConfig{Idle: -1, Count: 3}}, []string{"Config.KeepAlive is off", "Count of 3"}},
+	{"KeepAlive.Idle negative", Config{KeepAlive: keepAlive(-1, 0, 0)}, []string{"Config.KeepAlive.Idle is -1ns"}},
+	{"KeepAlive.Idle truncated to 0", Config{KeepAlive: keepAlive(time.Millisecond, 0, 0)}, []string{"Config.KeepAlive.Idle is 1ms", "use 1s"}},
+	{"KeepAlive.Idle fraction", Config{KeepAlive: keepAlive(1500*time.Millisecond, 0, 0)}, []string{"Config.KeepAlive.Idle is 1.5s", "use 2s"}},
+	{"KeepAlive.Idle huge", Config{KeepAlive: keepAlive(32768*time.Second, 0, 0)}, []string{"Config.KeepAlive.Idle", "9h6m7s"}},
+	{"KeepAlive.Interval negative", Config{KeepAlive: keepAlive(0, -1, 0)}, []string{"Config.KeepAlive.Interval is -1ns"}},
+	{"KeepAlive.Interval truncated to 0", Config{KeepAlive: keepAlive(0, 1, 0)}, []string{"Config.KeepAlive.Interval is 1ns", "use 1s"}},
+	{"KeepAlive.Interval huge", Config{KeepAlive: keepAlive(0, math.MaxInt64, 0)}, []string{"Config.KeepAlive.Interval", "9h6m7s"}},
+	{"KeepAlive.Count negative", Config{KeepAlive: keepAlive(0, 0, -1)}, []string{"Config.KeepAlive.Count is -1"}},
+	{"KeepAlive.Count huge", Config{KeepAlive: keepAlive(0, 0, 128)}, []string{"Config.KeepAlive.Count is 128", "1 to 127"}},
+
+	{"UserTimeout truncated to 0", Config{UserTimeout: 1}, []string{"Config.UserTimeout is 1ns", "2s or more"}},
+	{"UserTimeout truncated to 0, SlowReaders", Config{UserTimeout: 1, SlowReaders: true}, []string{"Config.UserTimeout is 1ns", "milliseconds", "use 1ms"}},
+	{"UserTimeout fraction", Config{UserTimeout: 2500 * time.Millisecond}, []string{"Config.UserTimeout is 2.5s", "Config.KeepAlive", "2s or 3s"}},
+	{"UserTimeout huge", Config{UserTimeout: 30 * 24 * time.Hour}, []string{"Config.UserTimeout", "596h31m23.647s"}},
+	{"UserTimeout more than keep-alive", Config{UserTimeout: 48 * time.Hour}, []string{"Config.UserTimeout", "22h45m13s"}},
+
+	{"DetectWithin, KeepAlive off", Config{DetectWithin: 5 * time.Second, KeepAlive: keepAliveOff},
+		[]string{"Config.DetectWithin is 5s", "Config.KeepAlive is off"}},
+	{"UserTimeout, KeepAlive off", Config{UserTimeout: 5 * time.Second, KeepAlive: keepAliveOff},
+		[]string{"Config.UserTimeout is 5s", "Config.KeepAlive is off"}},
+	{"KeepAlive beyond DetectWithin", Config{DetectWithin: 10 * time.Second, KeepAlive: keepAlive(5*time.Second, 0, 0)},
+		[]string{"Config.KeepAlive", "5s + 3 × 2s = 11s", "Config.DetectWithin is 10s", "set DetectWithin to 11s"}},
+	{"UserTimeout below KeepAlive", Config{UserTimeout: 9 * time.Second, KeepAlive: keepAlive(4*time.Second, 2*time.Second, 3)},
+		[]string{"Config.UserTimeout is 9s", "Config.KeepAlive", "4s + 3 × 2s = 10s", "set UserTimeout to 10s"}},
+	{"UserTimeout above KeepAlive", Config{UserTimeout: 30 * time.Second, KeepAlive: keepAlive(15*time.Second, 15*time.Second, 3)},
+		[]string{"Config.UserTimeout is 30s", "Config.KeepAlive", "15s + 3 × 15s = 1m", "set UserTimeout to 1m"}},
+	{"UserTimeout beyond DetectWithin", Config{UserTimeout: 20 * time.Second, DetectWithin: 10 * time.Second},
+		[]string{"DetectWithin is 10s", "20s"}},
+	{"KeepAlive beyond what UserTimeout holds", Config{KeepAlive: keepAlive(maxKeepAlive, maxKeepAlive, 127)},
+		[]string{"Config.KeepAlive", "Config.UserTimeout", "596h31m23.647s"}},
+	{"backstop below KeepAlive", Config{SlowReaders: true, UserTimeout: 5 * time.Second},
+		[]string{"Config.UserTimeout is 5s", "Config.SlowReaders", "4s + 3 × 2s = 10s", "set UserTimeout to 10s or more"}},
+	{"backstop beyond DetectWithin", Config{SlowReaders: true, UserTimeout: 15 * time.Minute, DetectWithin: 10 * time.Second},
+		[]string{"Config.UserTimeout is 15m", "Config.SlowReaders", "Config.DetectWithin is 10s", "set DetectWithin to 15m"}},
+	{"MultipathTCP with a user timeout", Config{MultipathTCP: true},
+		[]string{"Config.MultipathTCP", "Config.UserTimeout of 10s", "set UserTimeout to -1"}},
+	{"MultipathTCP with FastUnreachable", Config{MultipathTCP: true, FastUnreachable: true, UserTimeout: -1},
+		[]string{"Config.MultipathTCP", "Config.FastUnreachable"}},
+
+	{"Timeout negative", Config{Timeout: -1}, []string{"Config.Timeout is -1ns"}},
+	{"Timeout not above FallbackDelay", Config{Timeout: time.Second, FallbackDelay: time.Second},
+		[]string{"Config.Timeout is 1s", "Config.FallbackDelay is 1s", "second address family"}},
+	{"Timeout not above the default FallbackDelay", Config{Timeout: 300 * time.Millisecond},
+		[]string{"Config.Timeout is 300ms", "Config.FallbackDelay is 300ms"}},
+	{"FallbackDelay above the derived Timeout", Config{FallbackDelay: time.Minute},
+		[]string{"Config.Timeout is 10s", "Config.FallbackDelay is 1m"}},
+
+	{"ReadBuffer negative", Config{ReadBuffer: -1}, []string{"Config.ReadBuffer is -1"}},
+	{"ReadBuffer huge", Config{ReadBuffer: math.MaxInt32}, []string{"Config.ReadBuffer is 2147483647", "1073741823"}},
+	{"WriteBuffer negative", Config{WriteBuffer: -1}, []string{"Config.WriteBuffer is -1"}},
+	{"WriteBuffer huge", Config{WriteBuffer: math.MaxInt32}, []string{"Config.WriteBuffer is 2147483647"}},
+	{"LocalAddr with half an IP", Config{LocalAddr: &net.TCPAddr{IP: net.IP{127}}}, []string{"Config.LocalAddr.IP has 1 bytes"}},
+	{"LocalAddr.Port negative", Config{LocalAddr: &net.TCPAddr{Port: -1}}, []string{"Config.LocalAddr.Port is -1"}},
+	{"LocalAddr.Port huge", Config{LocalAddr: &net.TCPAddr{Port: 65536}}, []string{"Config.LocalAddr.Port is 65536"}},
+	{"TLSConfig versions crossed", Config{TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, MaxVersion: tls.VersionTLS12}},
+		[]string{"Config.TLSConfig", "TLS 1.3", "TLS 1.2"}},
+}
+
+func TestNonsenseIsAnErrorThatNamesTheFields(t *testing.T) {
+	for _, tt := range nonsense {
+		t.Run(tt.name, func(t *testing.T) {
+			d, err := New(tt.cfg)
+			require.Error(t, err)
+			assert.Nil(t, d)
+			for _, want := range tt.want {
+				assert.ErrorContains(t, err, want)
+			}
+			assert.Equal(t, 1, strings.Count(err.Error(), "\n")+1, "one mistake, one error: %v", err)
+		})
+	}
+}
+
+func TestEveryConfigFieldIsAccountedFor(t *testing.T) {
+	// Every value of these makes sense, or is checked with another field.
+	any := map[string]bool{"SlowReaders": true, "FastUnreachable": true, "Resolver": true, "Control": true, "Trace": true}
+	for f := range reflect.TypeFor[Config]().Fields() {
+		tested := any[f.Name]
+		for _, tt := range nonsense {
+			tested = tested || strings.HasPrefix(tt.name, f.Name)
+		}
+		assert.True(t, tested, "no test gives Config.%s a nonsensical value", f.Name)
+	}
+}
+
+func TestAllMistakesAreReportedAtOnce(t *testing.T) {
+	_, err := New(Config{DetectWithin: -1, Timeout: -1, ReadBuffer: -1, WriteBuffer: -1, UserTimeout: 1})
+	var joined interface{ Unwrap() []error }
+	require.ErrorAs(t, err, &joined)
+	assert.Len(t, joined.Unwrap(), 5)
+}
+
+func TestDerivedValues(t *testing.T) {
+	s := time.Second
+	for _, tt := range []struct {
+		name    string
+		cfg     Config
+		ka      net.KeepAliveConfig
+		ut      time.Duration
+		within  time.Duration
+		timeout time.Duration
+	}{
+		{"zero", Config{}, keepAlive(4*s, 2*s, 3), 10 * s, 10 * s, 10 * s},
+		{"2s", Config{DetectWithin: 2 * s}, keepAlive(s, s, 1), 2 * s, 2 * s, 2 * s},
+		{"2.9s", Config{DetectWithin: 2900 * time.Millisecond}, keepAlive(s, s, 1), 2 * s, 2900 * time.Millisecond, 2900 * time.Millisecond},
+		{"3s", Config{DetectWithin: 3 * s}, keepAlive(s, s, 2), 3 * s, 3 * s, 3 * s},
+		{"4s", Config{DetectWithin: 4 * s}, keepAlive(s, s, 3), 4 * s, 4 * s, 4 * s},
+		{"5s", Config{DetectWithin: 5 * s}, keepAlive(2*s, s, 3), 5 * s, 5 * s, 5 * s},
+		{"30s", Config{DetectWithin: 30 * s}, keepAlive(12*s, 6*s, 3), 30 * s, 30 * s, 15 * s},
+		{"1m", Config{DetectWithin: time.Minute}, keepAlive(24*s, 12*s, 3), time.Minute, time.Minute, 15 * s},
+		{"5m", Config{DetectWithin: 5 * time.Minute}, keepAlive(120*s, 60*s, 3), 5 * time.Minute, 5 * time.Minute, 15 * s},
+		{"the longest", Config{DetectWithin: maxDetectWithin}, keepAlive(32767*s, 16382*s, 3), maxDetectWithin, maxDetectWithin, 15 * s},
+		{"UserTimeout alone", Config{UserTimeout: 5 * s}, keepAlive(2*s, s, 3), 5 * s, 5 * s, 5 * s},
+		{"UserTimeout tighter than DetectWithin", Config{DetectWithin: 10 * s, UserTimeout: 5 * s}, keepAlive(2*s, s, 3), 5 * s, 10 * s, 10 * s},
+		{"keep-alive on", Config{KeepAlive: net.KeepAliveConfig{Enable: true}}, keepAlive(4*s, 2*s, 3), 10 * s, 10 * s, 10 * s},
+		{"30m::10", Config{KeepAlive: keepAlive(30*time.Minute, 0, 10)}, keepAlive(30*time.Minute, 2*s, 10), 30*time.Minute + 20*s, 30*time.Minute + 20*s, 15 * s},
+		{"keep-alive tighter than DetectWithin", Config{DetectWithin: 10 * s, KeepAlive: keepAlive(2*s, s, 2)}, keepAlive(2*s, s, 2), 4 * s, 10 * s, 10 * s},
+		{"no user timeout", Config{UserTimeout: -1}, keepAlive(4*s, 2*s, 3), -1, 10 * s, 10 * s},
+		{"slow readers", Config{SlowReaders: true, DetectWithin: 5 * s}, keepAlive(2*s, s, 3), -1, 5 * s, 5 * s},
+		{"slow readers with a backstop", Config{SlowReaders: true, UserTimeout: 15 * time.Minute}, keepAlive(4*s, 2*s, 3), 15 * time.Minute, 15 * time.Minute, 15 * s},
+		{"multipath", Config{MultipathTCP: true, UserTimeout: -1}, keepAlive(4*s, 2*s, 3), -1, 10 * s, 10 * s},
+		{"multipath for slow readers", Config{MultipathTCP: true, SlowReaders: true}, keepAlive(4*s, 2*s, 3), -1, 10 * s, 10 * s},
+		{"off", Config{KeepAlive: keepAliveOff}, net.KeepAliveConfig{Idle: -1, Interval: -1, Count: -1}, -1, 0, 10 * s},
+		{"Timeout longer than the user timeout", Config{Timeout: time.Hour}, keepAlive(4*s, 2*s, 3), 10 * s, 10 * s, time.Hour},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d, err := New(tt.cfg)
+			require.NoError(t, err)
+			got := d.Config()
+			assert.Equal(t, tt.ka, got.KeepAlive)
+			assert.Equal(t, tt.ut, got.UserTimeout)
+			assert.Equal(t, tt.within, got.DetectWithin)
+			assert.Equal(t, tt.timeout, got.Timeout)
+		})
+	}
+}
+
+func TestWhatIsDerivedKeepsThePromiseAndIsAFixedPoint(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		within := time.Duration(rapid.Int64Range(int64(minDetectWithin), int64(maxDetectWithin)).Draw(t, "DetectWithin"))
+		d, err := New(Config{DetectWithin: within})
+		require.NoError(t, err)
+		cfg := d.Config()
+		ka := cfg.KeepAlive
+		assert.Equal(t, cfg.UserTimeout, ka.Idle+ka.Interval*time.Duration(ka.Count))
+		idle, busy := DetectionTime(ka, cfg.UserTimeout)
+		assert.Equal(t, cfg.UserTimeout, idle)
+		assert.Equal(t, cfg.UserTimeout, busy)
+		assert.LessOrEqual(t, idle, within)
+		assert.Greater(t, idle, within-time.Second)
+		if within >= 4*time.Second {
+			assert.Equal(t, 3, ka.Count, "two lost probes must do no harm")
+		}
+
+		again, err := New(cfg)
+		require.NoError(t, err)
+		assert.Equal(t, cfg, again.Config())
+	})
+}
+
+func TestAnyConfigThatIsAcceptedDetectsWithinItsPromise(t *testing.T) {
+	seconds := rapid.Custom(func(t *rapid.T) time.Duration {
+		return time.Duration(rapid.IntRange(-1, 40).Draw(t, "seconds")) * time.Second
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := Config{
+			DetectWithin: seconds.Draw(t, "DetectWithin"),
+			UserTimeout:  seconds.Draw(t, "UserTimeout"),
+			SlowReaders:  rapid.Bool().Draw(t, "SlowReaders"),
+			KeepAlive: net.KeepAliveConfig{
+				Enable:   rapid.Bool().Draw(t, "Enable"),
+				Idle:     seconds.Draw(t, "Idle"),
+				Interval: seconds.Draw(t, "Interval"),
+				Count:    rapid.IntRange(-1, 9).Draw(t, "Count"),
+			},
+		}
+		d, err := New(cfg)
+		if err != nil {
+			return
+		}
+		got := d.Config()
+		idle, busy := DetectionTime(got.KeepAlive, got.UserTimeout)
+		if cfg.DetectWithin > 0 {
+			assert.LessOrEqual(t, idle, cfg.DetectWithin)
+			if cfg.UserTimeout >= 0 && !cfg.SlowReaders {
+				assert.LessOrEqual(t, busy, cfg.DetectWithin)
+			}
+		}
+		if cfg.UserTimeout > 0 {
+			assert.Equal(t, cfg.UserTimeout, got.UserTimeout, "nothing is clamped")
+		}
+		again, err := New(got)
+		require.NoError(t, err)
+		assert.Equal(t, got, again.Config())
+	})
+}
+
+func TestNewDoesNotTouchTheCallersConfig(t *testing.T) {
+	mine := &tls.Config{ServerName: "a"}
+	cfg := Config{TLSConfig: mine}
+	d, err := New(cfg)
+	require.NoError(t, err)
+	mine.ServerName = "b"
+	assert.Equal(t, "a", d.Config().TLSConfig.ServerName)
+	assert.Equal(t, Config{TLSConfig: mine}, cfg)
+}
+
+func TestPresetsAreWhatTheirDocumentationSays(t *testing.T) {
+	s := time.Second
+	for _, tt := range []struct {
+		name    string
+		cfg     Config
+		ka      string
+		within  time.Duration
+		timeout time.Duration
+	}{
+		{"HighlyAvailable", HighlyAvailable(), "2s:1s:3", 5 * s, 3 * s},
+		{"RarelyUsed", RarelyUsed(), "2m:1m:3", 5 * time.Minute, 15 * s},
+		{"DistributedNodes", DistributedNodes(), "5s:3s:5", 20 * s, 15 * s},
+	} {
+		d, err := New(tt.cfg)
+		require.NoError(t, err, tt.name)
+		cfg := d.Config()
+		assert.Equal(t, tt.ka, KeepAlive(cfg.KeepAlive).String(), tt.name)
+		assert.Equal(t, tt.within, cfg.UserTimeout, tt.name)
+		assert.Equal(t, tt.timeout, cfg.Timeout, tt.name)
+	}
+}

@@ -1,0 +1,35 @@
+package dial_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/holdfast-go/holdfast/dial"
+)
+
+func ExampleInspect() {
+	ln := serve()
+	defer ln.Close()
+
+	// Any connection will do, here one with package net's defaults.
+	var d net.Dialer
+	c, err := d.DialContext(context.Background(), "tcp", ln.Addr().String())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	s, err := dial.Inspect(c)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("keep-alive", dial.KeepAlive(s.KeepAlive))
+	fmt.Println("idle", s.DetectIdle)
+	fmt.Println("busy", s.DetectBusy)
+	// Output:
+	// keep-alive 15s:15s:9
+	// idle 2m30s
+	// busy 15m24.6s
+}

@@ -1,0 +1,160 @@
+package dial
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// blackHole returns an address whose host lives but answers no SYN: a listener
+// with a full queue, of which Linux drops SYNs.
+func blackHole(t *testing.T, ip string, port int) string {
+	t.Helper()
+	addr := netip.MustParseAddr(ip)
+	family := syscall.AF_INET
+	var sa syscall.Sockaddr = &syscall.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
+	if addr.Is6() {
+		family = syscall.AF_INET6
+		sa = &syscall.SockaddrInet6{Port: port, Addr: addr.As16()}
+	}
+	fd, err := syscall.Socket(family, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { syscall.Close(fd) })
+	require.NoError(t, syscall.Bind(fd, sa))
+	require.NoError(t, syscall.Listen(fd, 0))
+	if port == 0 {
+		sa, err = syscall.Getsockname(fd)
+		require.NoError(t, err)
+		switch sa := sa.(type) {
+		case *syscall.SockaddrInet4:
+			port = sa.Port
+		case *syscall.SockaddrInet6:
+			port = sa.Port
+		}
+	}
+	hole := net.JoinHostPort(ip, strconv.Itoa(port))
+	for range 8 {
+		c, err := net.DialTimeout("tcp", hole, 200*time.Millisecond)
+		if err != nil {
+			return hole
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+	t.Fatal("the queue doesn't fill")
+	return ""
+}
+
+// nameServer answers every question for an A or AAAA record with these
+// addresses. It returns a resolver that asks it.
+func nameServer(t *testing.T, addrs ...netip.Addr) *net.Resolver {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if reply := answer(buf[:n], addrs); reply != nil {
+				_, _ = pc.WriteTo(reply, from)
+			}
+		}
+	}()
+	t.Cleanup(func() { pc.Close(); <-done })
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "udp", pc.LocalAddr().String())
+	}}
+}
+
+// answer makes the reply to a DNS query with one question (RFC 1035, 4.1).
+func answer(query []byte, addrs []netip.Addr) []byte {
+	end := 12
+	for end < len(query) && query[end] != 0 {
+		end += int(query[end]) + 1
+	}
+	end += 5 // the root label, type and class
+	if end > len(query) {
+		return nil
+	}
+	kind := binary.BigEndian.Uint16(query[end-4:])
+	reply := append([]byte(nil), query[:end]...)
+	reply[2], reply[3] = 0x84, 0x80 // a response, authoritative, recursion available
+	count := uint16(0)
+	for _, a := range addrs {
+		if a.Is4() && kind != 1 || a.Is6() && kind != 28 {
+			continue
+		}
+		count++
+		reply = append(reply, 0xc0, 12, byte(kind>>8), byte(kind), 0, 1, 0, 0, 0, 60, 0, byte(a.BitLen()/8))
+		reply = append(reply, a.AsSlice()...)
+	}
+	binary.BigEndian.PutUint16(reply[6:], count)
+	binary.BigEndian.PutUint32(reply[8:], 0) // no authority, no additional records
+	return reply
+}
+
+func TestADeadFirstFamilyCostsOnlyTheFallbackDelay(t *testing.T) {
+	ln := listen(t, "tcp4", "127.0.0.1:0")
+	echoServer(t, ln)
+	port := ln.Addr().(*net.TCPAddr).Port
+	if six, err := net.Listen("tcp6", "[::1]:0"); err != nil {
+		t.Skip("no IPv6 here:", err)
+	} else {
+		six.Close()
+	}
+	dead := blackHole(t, "::1", port)
+
+	var r record
+	d := newDialer(t, Config{
+		Resolver: nameServer(t, netip.MustParseAddr("::1"), netip.MustParseAddr("127.0.0.1")),
+		Trace:    r.trace(),
+	})
+	begin := time.Now()
+	c, err := d.DialContext(t.Context(), "tcp", fmt.Sprintf("both.example.:%d", port))
+	took := time.Since(begin)
+	require.NoError(t, err)
+	defer c.Close()
+	assert.Equal(t, ln.Addr().String(), c.RemoteAddr().String())
+	assert.GreaterOrEqual(t, took, 250*time.Millisecond, "the dead family had its head start")
+	assert.Less(t, took, 5*time.Second, "and no more, far from the 10 s time-out")
+	assert.Equal(t, 10*time.Second, inspect(t, c).DetectIdle, "the second socket has the options, too")
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	assert.Contains(t, r.calls, "LookupStart both.example.")
+	assert.Contains(t, r.calls, "ConnectStart tcp "+dead)
+	assert.Contains(t, r.calls, "ConnectStart tcp "+ln.Addr().String())
+}
+
+func TestADeadFirstAddressLeavesTimeForTheNext(t *testing.T) {
+	// One family, so they are tried one after the other, and the time-out is
+	// divided among them.
+	ln := listen(t, "tcp4", "127.0.0.2:0")
+	echoServer(t, ln)
+	port := ln.Addr().(*net.TCPAddr).Port
+	blackHole(t, "127.0.0.1", port)
+	d := newDialer(t, Config{
+		Timeout:  6 * time.Second,
+		Resolver: nameServer(t, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")),
+	})
+	begin := time.Now()
+	c, err := d.DialContext(t.Context(), "tcp", fmt.Sprintf("two.example.:%d", port))
+	require.NoError(t, err)
+	defer c.Close()
+	assert.Equal(t, ln.Addr().String(), c.RemoteAddr().String())
+	assert.Less(t, time.Since(begin), 5*time.Second)
+}

@@ -1,0 +1,55 @@
+package dial
+
+import (
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestInspectSaysWhyItCannot(t *testing.T) {
+	_, err := Inspect(nil)
+	assert.ErrorIs(t, err, errors.ErrUnsupported)
+
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	_, err = Inspect(a)
+	assert.ErrorIs(t, err, errors.ErrUnsupported)
+
+	udp, err := net.Dial("udp", "127.0.0.1:9")
+	require.NoError(t, err)
+	defer udp.Close()
+	_, err = Inspect(udp)
+	assert.ErrorIs(t, err, errors.ErrUnsupported)
+	assert.ErrorContains(t, err, `"udp"`)
+
+	ln := listen(t, "tcp", "127.0.0.1:0")
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	c.Close()
+	_, err = Inspect(c)
+	assert.ErrorIs(t, err, net.ErrClosed)
+}
+
+func TestASocketDescribesItself(t *testing.T) {
+	tcp := func(ip string, port int) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: port} }
+	s := Socket{
+		Local: tcp("10.0.0.2", 40000), Remote: tcp("10.0.1.2", 6379), Layered: true,
+		DetectIdle: 10 * time.Second, DetectBusy: 10 * time.Second,
+		KeepAlive: keepAlive(4*time.Second, 2*time.Second, 3), UserTimeout: 10 * time.Second,
+		NoDelay: true, FastUnreachable: true, ReadBuffer: 1, WriteBuffer: 2,
+		State: "ESTABLISHED", LastHeard: 4 * time.Millisecond, RTT: time.Millisecond,
+	}
+	assert.Equal(t, "tcp 10.0.0.2:40000 to tcp 10.0.1.2:6379 (layered): silent death noticed after 10s idle, 10s busy; "+
+		"keep-alive 4s:2s:3, user timeout 10s, fast unreachable, no-delay, buffers 1/2; "+
+		"ESTABLISHED, heard 4ms ago, round trip 1ms", s.String())
+
+	s = Socket{DetectIdle: Never, DetectBusy: KernelLimit, Unsupported: []string{"user timeout", "TCP info"}}
+	assert.Equal(t, "? to ?: silent death noticed after never idle, 15m24.6s busy; "+
+		"keep-alive off, user timeout none, buffers 0/0; unsupported: user timeout, TCP info", s.String())
+}

@@ -1,0 +1,286 @@
+package dial
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-go/holdfast/internal/netlab"
+)
+
+const labPort = 6379
+
+// slack is what the promise allows beside DetectWithin: half a second, and one
+// retransmission.
+const slack = 500*time.Millisecond + 400*time.Millisecond
+
+// labEcho accepts on the server and echoes.
+func labEcho(t *testing.T, lab *netlab.Lab) {
+	t.Helper()
+	ln := lab.Server.Listen(t, labPort)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+}
+
+func labDial(t *testing.T, lab *netlab.Lab, cfg Config) net.Conn {
+	t.Helper()
+	c, err := lab.Client.Dial(t.Context(), newDialer(t, cfg).DialContext, lab.Server.Addr(labPort))
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// detected waits for c's death in a Read, and requires that it is in time and
+// of the path.
+func detected(t *testing.T, c net.Conn, since time.Time, within time.Duration, errnos ...error) {
+	t.Helper()
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(within+10*time.Second)))
+	_, err := c.Read(make([]byte, 1))
+	took := time.Since(since)
+	t.Logf("%v after %v", err, took)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the kernel noticed nothing")
+	var is bool
+	for _, errno := range errnos {
+		is = is || errors.Is(err, errno)
+	}
+	assert.True(t, is, "%v", err)
+	assert.LessOrEqual(t, took, within+slack)
+}
+
+// Row b of the faults that the module must survive.
+func TestSilentDropWhileAReadWaitsAfterAWrite(t *testing.T) {
+	t.Parallel()
+	for _, within := range []time.Duration{2 * time.Second, 5 * time.Second} {
+		t.Run(within.String(), func(t *testing.T) {
+			t.Parallel()
+			lab := netlab.New(t)
+			labEcho(t, lab)
+			c := labDial(t, lab, Config{DetectWithin: within})
+			talk(t, c)
+			lab.Drop()
+			begin := time.Now()
+			_, err := c.Write([]byte("x"))
+			require.NoError(t, err)
+			detected(t, c, begin, within, syscall.ETIMEDOUT)
+		})
+	}
+}
+
+func TestAnIdleConnectionDiesWhenDetectionTimeSays(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		cfg  Config
+	}{
+		{"2s", Config{DetectWithin: 2 * time.Second}},
+		{"3.7s", Config{DetectWithin: 3700 * time.Millisecond}},
+		{"5s", Config{DetectWithin: 5 * time.Second}},
+		{"slow readers", Config{DetectWithin: 5 * time.Second, SlowReaders: true}},
+		{"slow readers with a backstop", Config{SlowReaders: true, UserTimeout: 5500 * time.Millisecond,
+			KeepAlive: keepAlive(time.Second, 2*time.Second, 1)}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			lab := netlab.New(t)
+			labEcho(t, lab)
+			c := labDial(t, lab, tt.cfg)
+			s, err := Inspect(c)
+			require.NoError(t, err)
+			want, _ := DetectionTime(s.KeepAlive, s.UserTimeout)
+			require.Equal(t, want, s.DetectIdle)
+			if tt.cfg.DetectWithin > 0 {
+				require.LessOrEqual(t, want, tt.cfg.DetectWithin)
+			}
+			talk(t, c)
+			begin := time.Now()
+			lab.Drop()
+			detected(t, c, begin, want, syscall.ETIMEDOUT)
+			assert.GreaterOrEqual(t, time.Since(begin), want-500*time.Millisecond, "nor before the probes had their chance")
+		})
+	}
+}
+
+func TestOneLostProbeKillsNothing(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	labEcho(t, lab)
+	c := labDial(t, lab, Config{DetectWithin: 5 * time.Second}) // probes 2, 3 and 4 s after the last word
+	talk(t, c)
+	lab.Drop()
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(3300*time.Millisecond)))
+	_, err := c.Read(make([]byte, 1)) // two probes are lost meanwhile
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	lab.Heal()
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(4*time.Second)))
+	_, err = c.Read(make([]byte, 1)) // would have died at 5 s
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, c.SetReadDeadline(time.Time{}))
+	talk(t, c)
+}
+
+// Row c.
+func TestUnreachableOnDialIsSaidAtOnce(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	labEcho(t, lab)
+	lab.Unreachable()
+	// Without it the answer comes while the socket is still locked by connect,
+	// and Linux waits for the next SYN's. No real network is that fast.
+	lab.Delay(2*time.Millisecond, 0)
+	for _, addr := range []string{lab.Server.Addr(labPort), lab.Server.Addr6(labPort)} {
+		begin := time.Now()
+		_, err := lab.Client.Dial(t.Context(), newDialer(t, Config{DetectWithin: 5 * time.Second}).DialContext, addr)
+		took := time.Since(begin)
+		assert.ErrorIs(t, err, syscall.EHOSTUNREACH, addr)
+		phase(t, err, PhaseConnect)
+		assert.ErrorContains(t, err, "no route to it", addr)
+		assert.Less(t, took, 700*time.Millisecond, addr)
+	}
+}
+
+func TestUnreachableWhileIdleAndInFlightIsNoticedInTime(t *testing.T) {
+	t.Parallel()
+	const within = 3 * time.Second
+	path := []error{syscall.EHOSTUNREACH, syscall.ETIMEDOUT}
+	for _, tt := range []struct {
+		name   string
+		busy   bool
+		cfg    Config
+		within time.Duration
+		want   []error
+	}{
+		{"idle", false, Config{DetectWithin: within}, within, path},
+		{"in flight", true, Config{DetectWithin: within}, within, path},
+		{"in flight, fast unreachable", true, Config{DetectWithin: 10 * time.Second, FastUnreachable: true}, time.Second, path[:1]},
+		// Answers to keep-alive probes are outside the window, so they don't count.
+		{"idle, fast unreachable", false, Config{DetectWithin: within, FastUnreachable: true}, within, path[1:]},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			lab := netlab.New(t)
+			labEcho(t, lab)
+			c := labDial(t, lab, tt.cfg)
+			talk(t, c)
+			lab.Unreachable()
+			begin := time.Now()
+			if tt.busy {
+				_, err := c.Write([]byte("x"))
+				require.NoError(t, err)
+			}
+			detected(t, c, begin, tt.within, tt.want...)
+		})
+	}
+}
+
+// Row g. The peer's kernel answers every probe of its closed window.
+func TestAPeerThatLivesButDoesNotRead(t *testing.T) {
+	t.Parallel()
+	const within = 2 * time.Second
+	for _, tt := range []struct {
+		name  string
+		slow  bool
+		lives bool
+	}{{"lives with SlowReaders", true, true}, {"dies without", false, false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			lab := netlab.New(t)
+			deaf := lab.Server.ListenDeaf(t, labPort)
+			c := labDial(t, lab, Config{DetectWithin: within, SlowReaders: tt.slow, WriteBuffer: 16 << 10})
+			require.NoError(t, c.SetWriteDeadline(time.Now().Add(3*within)))
+			begin := time.Now()
+			sent, err := io.Copy(c, endless{})
+			t.Logf("%v after %v, %d bytes", err, time.Since(begin), sent)
+			if !tt.lives {
+				assert.ErrorIs(t, err, syscall.ETIMEDOUT)
+				return
+			}
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded, "our own patience, not the kernel's")
+			deaf.Hear()
+			require.NoError(t, c.SetWriteDeadline(time.Now().Add(30*time.Second)))
+			_, err = c.Write([]byte("are you listening now?"))
+			require.NoError(t, err)
+			require.NoError(t, c.(*net.TCPConn).CloseWrite())
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(30*time.Second)))
+			_, err = c.Read(make([]byte, 1))
+			require.ErrorIs(t, err, io.EOF, "it took everything")
+			assert.Greater(t, deaf.Received(), sent)
+		})
+	}
+}
+
+// endless is a Reader without end.
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
+
+func TestADeadAddressIsGivenUpWithinTheTimeout(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	labEcho(t, lab)
+	lab.Drop()
+	dial := func(ctx context.Context, cfg Config) (time.Duration, error) {
+		begin := time.Now()
+		_, err := lab.Client.Dial(ctx, newDialer(t, cfg).DialContext, lab.Server.Addr(labPort))
+		return time.Since(begin), err
+	}
+
+	took, err := dial(t.Context(), Config{Timeout: time.Second})
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.ErrorContains(t, err, "no answer within Config.Timeout, 1s")
+	assert.Less(t, took, 3*time.Second)
+
+	took, err = dial(t.Context(), Config{DetectWithin: 2 * time.Second, Timeout: time.Minute})
+	assert.ErrorIs(t, err, syscall.ETIMEDOUT, "the user timeout bounds connecting, too")
+	assert.Less(t, took, 4*time.Second)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	took, err = dial(ctx, Config{})
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.NotContains(t, err.Error(), "Config.Timeout", "it was the caller's")
+	assert.Less(t, took, 2*time.Second)
+}
+
+func TestAListenerNoticesThatItsClientVanished(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	d := newDialer(t, Config{DetectWithin: 2 * time.Second})
+	var ln net.Listener
+	require.NoError(t, lab.Server.Do(func() (err error) {
+		ln, err = d.ListenConfig().Listen(t.Context(), "tcp", ":6379")
+		return err
+	}))
+	t.Cleanup(func() { ln.Close() })
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, err := ln.Accept()
+		if err == nil {
+			accepted <- c
+		}
+		close(accepted)
+	}()
+	labDial(t, lab, Config{})
+	c := <-accepted
+	require.NotNil(t, c)
+	defer c.Close()
+	lab.Drop()
+	detected(t, c, time.Now(), 2*time.Second, syscall.ETIMEDOUT)
+}
