@@ -164,8 +164,9 @@ func (s *search) verdict(err error, dialing bool) verdict {
 
 // below returns what the errors that err wraps say.
 func (s *search) below(err error, dialing bool) verdict {
-	v := saysNothing
-	for _, e := range unwrap(err) {
+	more, one := unwrap(err)
+	v := s.verdict(one, dialing)
+	for _, e := range more {
 		v = max(v, s.verdict(e, dialing))
 	}
 	return v
@@ -175,16 +176,21 @@ func (s *search) below(err error, dialing bool) verdict {
 // as a *net.OpError about nothing does.
 func textOf(err error) string { return fmt.Sprint(err) }
 
-func unwrap(err error) []error {
+// unwrap returns what err wraps: one error or several.
+func unwrap(err error) (more []error, one error) {
 	switch e := err.(type) {
 	case interface{ Unwrap() error }:
-		if below := e.Unwrap(); below != nil {
-			return []error{below}
-		}
+		return nil, e.Unwrap()
 	case interface{ Unwrap() []error }:
-		return e.Unwrap()
+		return e.Unwrap(), nil
 	}
-	return nil
+	return nil, nil
+}
+
+// isLeaf reports whether err wraps nothing.
+func isLeaf(err error) bool {
+	more, one := unwrap(err)
+	return one == nil && len(more) == 0
 }
 
 // judge returns what one error says, without what it wraps, and whether nothing
@@ -210,7 +216,7 @@ func judge(err error, dialing bool) (v verdict, last bool) {
 	if v, ok := judgeRole(err); ok {
 		return v, true
 	}
-	if len(unwrap(err)) > 0 {
+	if !isLeaf(err) {
 		return saysNothing, false
 	}
 	// The errno, whose Timeout proves nothing, has been dealt with.

@@ -120,9 +120,9 @@ func (g *Guard) Close() error {
 // the error wraps [errors.ErrUnsupported].
 //
 // When c dies, or at once if it has died already, dead is called: once at most,
-// from the Guard's only goroutine, with no lock held. It must not wait for
-// anything. It may call methods of the Watch, and Watch, but not Close of the
-// Guard.
+// from the Guard's only goroutine, with no lock held, perhaps before Watch has
+// returned. It must not wait for anything. It may call methods of the Watch, and
+// Watch, but not Close of the Guard.
 //
 // Dead means that no further request will be answered. Bytes that came before
 // the end may still be there to read.

@@ -51,11 +51,14 @@ func (s *search) unsent(err error) bool {
 	if err == driver.ErrBadConn {
 		return true
 	}
-	below := unwrap(err)
-	if len(below) == 0 {
+	if isLeaf(err) {
 		return unprocessedByHTTP2(err)
 	}
-	for _, e := range below {
+	more, one := unwrap(err)
+	if one != nil {
+		return s.unsent(one)
+	}
+	for _, e := range more {
 		if !s.unsent(e) {
 			return false
 		}
@@ -102,15 +105,16 @@ func (s *search) lasting(err error, dialing bool) (forever, passing bool) {
 	if isCertificate(err) {
 		return true, false
 	}
-	below := unwrap(err)
-	if len(below) == 0 {
+	if isLeaf(err) {
 		if dialing && textOf(err) == "missing address" {
 			return true, false
 		}
 		v, _ := judge(err, dialing)
 		return false, v != saysNothing
 	}
-	for _, e := range below {
+	more, one := unwrap(err)
+	forever, passing = s.lasting(one, dialing)
+	for _, e := range more {
 		f, p := s.lasting(e, dialing)
 		forever, passing = forever || f, passing || p
 	}

@@ -53,6 +53,8 @@ func (w *Watch) Cause() error {
 //     tickets, which any healthy TLS 1.3 connection may have;
 //   - the Cause, if the connection is dead, which Dead reports from then on;
 //     the callback still comes from the Guard;
+//   - an errno without a death, if a router's word waits on a socket with
+//     IP_RECVERR: the connection may heal, but this is not the time to use it;
 //   - an error that wraps [net.ErrClosed] if it was closed here.
 //
 // The caller must own the connection: nobody else may be reading from it, as

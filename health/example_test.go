@@ -1,0 +1,72 @@
+package health_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-go/holdfast/health"
+)
+
+func ExampleClassify() {
+	// Both say Timeout() == true.
+	byKernel := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)}
+	byDeadline := &net.OpError{Op: "read", Net: "tcp", Err: os.ErrDeadlineExceeded}
+	fmt.Println(health.Classify(byKernel), health.Classify(byDeadline))
+	// Output: path canceled
+}
+
+func ExampleGuard() {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	defer ln.Close()
+	guard, err := health.NewGuard(health.GuardConfig{})
+	if err != nil {
+		panic(err)
+	}
+	defer guard.Close()
+
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		panic(err)
+	}
+	defer c.Close()
+	died := make(chan error, 1)
+	w, err := guard.Watch(c, func(w *health.Watch) { died <- w.Cause() })
+	if err != nil {
+		panic(err)
+	}
+	defer w.Stop()
+
+	fmt.Println(w.Dead(), w.Sniff())
+	server, err := ln.Accept()
+	if err != nil {
+		panic(err)
+	}
+	server.Close()
+	<-died // nobody reads from c
+	fmt.Println(w.Dead())
+	// Output:
+	// false <nil>
+	// true
+}
+
+func ExampleProbe() {
+	var probe health.Probe = health.RedisPing
+	client, server := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	go func() {
+		server.Read(make([]byte, 100))
+		server.Write([]byte("-LOADING Redis is loading the dataset in memory\r\n"))
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	fmt.Println(probe(ctx, client))
+	// Output: health: redis ping: LOADING Redis is loading the dataset in memory
+}
