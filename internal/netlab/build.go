@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -106,6 +107,7 @@ func (l *Lab) plug(hosts ...*Host) error {
 	lines := []string{"link set lo up"}
 	var files []*os.File
 	var devices []string
+	var addrs []netip.Addr
 	for _, h := range hosts {
 		ns, err := h.namespace()
 		if err != nil {
@@ -121,9 +123,10 @@ func (l *Lab) plug(hosts ...*Host) error {
 			lines = append(lines, fmt.Sprintf("link add %s gso_max_segs 1 type veth peer name %s gso_max_segs 1 netns /proc/self/fd/%d",
 				h.dev, device, 3+len(files)))
 			files = append(files, ns.file)
+			devices = append(devices, h.dev)
 		}
 		lines = append(lines, h.routerEnd()...)
-		devices = append(devices, h.dev)
+		addrs = append(addrs, addr6(h.num, 1))
 	}
 	if err := l.Router.ip(files, lines...); err != nil {
 		return err
@@ -134,7 +137,7 @@ func (l *Lab) plug(hosts ...*Host) error {
 		wg.Go(func() {
 			errs[i] = h.ip(nil, h.hostEnd()...)
 			if errs[i] == nil {
-				errs[i] = h.Do(func() error { return awaitLinks(device) })
+				errs[i] = h.Do(func() error { return awaitAddrs(h.IPv6()) })
 			}
 		})
 	}
@@ -142,17 +145,21 @@ func (l *Lab) plug(hosts ...*Host) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return router.do(func() error { return awaitLinks(devices...) })
+	return router.do(func() error { return errors.Join(activate(devices...), awaitAddrs(addrs...)) })
 }
 
 // unplug pulls the host's cable out. The caller holds l.mu.
 func (h *Host) unplug() error {
+	// Closing a pumped cable isn't enough: for a moment, a process that is just
+	// being forked elsewhere may hold it as well.
+	if err := h.lab.Router.ip(nil, "link del "+h.dev); err != nil {
+		return err
+	}
 	if h.cable != nil {
 		h.cable.close()
 		h.cable = nil
-		return nil
 	}
-	return h.lab.Router.ip(nil, "link del "+h.dev)
+	return nil
 }
 
 // device is what every host calls its end of the cable.

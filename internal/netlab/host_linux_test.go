@@ -1,13 +1,14 @@
 package netlab_test
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -252,44 +253,71 @@ func TestHelperLab(t *testing.T) {
 func TestKilledProgramLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	lab := netlab.New(t) // for the process; what it leaves would be outside
-	links := hostLinks(t)
+	links, mounts := hostLinks(t), nsMounts(t)
 	p := lab.Client.Helper(t, "TestHelperLab")
-	var names []string
+	var lines []string
 	for range 4 {
 		line, err := p.Stdout.ReadString('\n')
 		require.NoError(t, err)
-		names = append(names, strings.TrimSpace(line))
+		lines = append(lines, strings.TrimSpace(line))
 	}
-	pid, err := strconv.Atoi(names[3])
+	child, err := strconv.Atoi(lines[3])
 	require.NoError(t, err)
-	require.Subset(t, namespaces(t), names[2:3], "the lab's process is in one of the lab's namespaces")
 
+	// What nobody holds is gone; a number that is seen later is somebody else's.
+	require.ElementsMatch(t, []int{p.Pid(), child}, holders(t, lines[:3]))
 	p.Kill()
-	require.Eventually(t, func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH }, soon, 10*time.Millisecond)
-	left := namespaces(t)
-	for _, name := range names[:3] {
-		assert.NotContains(t, left, name)
-	}
+	require.Eventually(t, func() bool { return syscall.Kill(child, 0) == syscall.ESRCH }, soon, 10*time.Millisecond)
 	assert.Equal(t, links, hostLinks(t))
+	assert.Equal(t, mounts, nsMounts(t))
 }
 
 // hostLinks are the names of the links outside of all labs.
 func hostLinks(t *testing.T) []string {
 	t.Helper()
-	out, err := exec.Command("ip", "-o", "link").Output()
+	links, err := net.Interfaces()
 	require.NoError(t, err)
 	var names []string
-	for s := bufio.NewScanner(strings.NewReader(string(out))); s.Scan(); {
-		names = append(names, strings.Fields(s.Text())[1])
+	for _, l := range links {
+		names = append(names, l.Name)
 	}
 	return names
 }
 
-// namespaces are those that any process has a thread in or holds open.
-func namespaces(t *testing.T) []string {
+// nsMounts are the mounts that keep namespaces alive.
+func nsMounts(t *testing.T) []string {
 	t.Helper()
-	out, _ := exec.Command("sh", "-c", "readlink /proc/[0-9]*/task/*/ns/net /proc/[0-9]*/fd/* | grep ^net: | sort -u").Output()
-	return strings.Fields(string(out))
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	var mounts []string
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, " - nsfs ") {
+			mounts = append(mounts, line)
+		}
+	}
+	return mounts
+}
+
+// holders are the processes that are in one of the namespaces or have it open.
+func holders(t *testing.T, namespaces []string) []int {
+	t.Helper()
+	tasks, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*/ns/net")
+	require.NoError(t, err)
+	files, err := filepath.Glob("/proc/[0-9]*/fd/[0-9]*")
+	require.NoError(t, err)
+	var pids []int
+	for _, path := range append(tasks, files...) {
+		target, err := os.Readlink(path)
+		if err != nil || !slices.Contains(namespaces, target) {
+			continue // it may have ended meanwhile
+		}
+		pid, err := strconv.Atoi(strings.Split(path, "/")[2])
+		require.NoError(t, err)
+		if !slices.Contains(pids, pid) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func TestStartIsQuick(t *testing.T) {

@@ -3,64 +3,58 @@ package netlab
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
-// awaitLinks waits, in the current namespace, until the kernel has noticed that
-// its cables are plugged in at both ends. It does so in its own time, and until
-// then throws away what is sent.
-func awaitLinks(names ...string) error {
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		ready, err := readyLinks()
+// activate makes the current namespace's ends of cables whose other ends came
+// up later usable at once. Until the kernel has noticed in its own time, which
+// takes long where much is going on, it throws away what is sent. Changing the
+// queue's length makes it look.
+func activate(devices ...string) error {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("netlab: %w", os.NewSyscallError("socket", err))
+	}
+	defer syscall.Close(fd)
+	for _, name := range devices {
+		var req struct {
+			name   [syscall.IFNAMSIZ]byte
+			length int32
+			_      [20]byte
+		}
+		copy(req.name[:], name)
+		req.length = 500 // anything but a new device's 1000
+		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), siocSIfTxQLen, uintptr(unsafe.Pointer(&req))); errno != 0 {
+			return fmt.Errorf("netlab: setting the queue length of %s: %w", name, os.NewSyscallError("ioctl", errno))
+		}
+	}
+	return nil
+}
+
+// awaitAddrs waits until the current namespace answers to its IPv6 addresses:
+// ip has returned by then, but the kernel completes the work in its own time,
+// and until then neither resolves nor accepts them.
+func awaitAddrs(addrs ...netip.Addr) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(500 * time.Microsecond) {
+		b, err := os.ReadFile("/proc/thread-self/net/ipv6_route")
 		if err != nil {
-			return err
+			return fmt.Errorf("netlab: %w", err)
 		}
-		missing := 0
-		for _, name := range names {
-			if !ready[name] {
-				missing++
-			}
-		}
-		if missing == 0 {
+		missing := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool {
+			return bytes.Contains(b, fmt.Appendf(nil, "%x 80 ", a.AsSlice()))
+		})
+		if len(missing) == 0 {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("netlab: %d of the links %v have not come up in 10s", missing, names)
+			return fmt.Errorf("netlab: the addresses %v are not usable after 10s", missing)
 		}
 	}
 }
 
-func readyLinks() (map[string]bool, error) {
-	rib, err := syscall.NetlinkRIB(syscall.RTM_GETLINK, syscall.AF_UNSPEC)
-	if err != nil {
-		return nil, fmt.Errorf("netlab: reading links: %w", os.NewSyscallError("netlink", err))
-	}
-	msgs, err := syscall.ParseNetlinkMessage(rib)
-	if err != nil {
-		return nil, fmt.Errorf("netlab: reading links: %w", err)
-	}
-	ready := make(map[string]bool)
-	for i := range msgs {
-		if msgs[i].Header.Type != syscall.RTM_NEWLINK {
-			continue
-		}
-		attrs, err := syscall.ParseNetlinkRouteAttr(&msgs[i])
-		if err != nil {
-			return nil, fmt.Errorf("netlab: reading links: %w", err)
-		}
-		var name, qdisc string
-		for _, a := range attrs {
-			value := string(bytes.TrimRight(a.Value, "\x00"))
-			switch a.Attr.Type {
-			case syscall.IFLA_IFNAME:
-				name = value
-			case syscall.IFLA_QDISC:
-				qdisc = value
-			}
-		}
-		ready[name] = qdisc != "" && qdisc != "noop"
-	}
-	return ready, nil
-}
+const siocSIfTxQLen = 0x8943 // from linux/sockios.h; package syscall hasn't got it

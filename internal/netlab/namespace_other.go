@@ -4,6 +4,7 @@ package netlab
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -22,7 +23,8 @@ func (*namespace) do(func() error) error                 { return errClosed }
 func (*namespace) start(*exec.Cmd) error                 { return errClosed }
 func setReadBuffer(ln *net.TCPListener, bytes int) error { return errClosed }
 func readOnly(error) bool                                { return false }
-func awaitLinks(...string) error                         { return errClosed }
+func activate(...string) error                           { return errClosed }
+func awaitAddrs(...netip.Addr) error                     { return errClosed }
 func stopped(int) (bool, error)                          { return false, errClosed }
 func signalStop(*os.Process) error                       { return errClosed }
 func signalContinue(*os.Process) error                   { return errClosed }
