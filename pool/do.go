@@ -28,10 +28,10 @@ func (p *Pool[T]) Do(ctx context.Context, f func(context.Context, T) error) erro
 			p.release(c, interrupted{})
 		}
 	}()
-	end := bound(ctx, c.e.value)
+	b := bind(ctx, c.e.value)
 	err = f(ctx, c.e.value)
 	returned = true
-	if end() {
+	if b.end(ctx) {
 		p.release(c, errors.Join(interrupted{}, err))
 		return err
 	}
@@ -51,27 +51,36 @@ func (interrupted) Error() string   { return "pool: the use of the connection wa
 func (interrupted) Timeout() bool   { return false }
 func (interrupted) Temporary() bool { return false }
 
-// bound ties I/O on v to ctx. The returned function undoes it and reports
-// whether ctx has ended.
-func bound[T any](ctx context.Context, v T) (end func() bool) {
-	c, ok := any(v).(interface{ SetDeadline(time.Time) error })
+type deadliner interface{ SetDeadline(time.Time) error }
+
+// binding ties I/O on a connection to a context.
+type binding struct {
+	conn deadliner   // has the context's deadline, to be cleared; nil if none
+	stop func() bool // of what waits for the context's end; nil if nothing does
+}
+
+func bind[T any](ctx context.Context, v T) (b binding) {
+	conn, ok := any(v).(deadliner)
 	if !ok || ctx.Done() == nil {
-		return func() bool { return ctx.Err() != nil }
+		return b
 	}
-	deadline, ok := ctx.Deadline()
-	if ok {
-		c.SetDeadline(deadline) // a connection too broken for this will say so in f
+	if deadline, ok := ctx.Deadline(); ok {
+		b.conn = conn
+		conn.SetDeadline(deadline) // a connection too broken for this will say so in f
 	}
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	return func() bool {
-		if !stop() || ctx.Err() != nil {
-			return true
-		}
-		if ok {
-			c.SetDeadline(time.Time{})
-		}
-		return false
+	b.stop = context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	return b
+}
+
+// end undoes the binding and reports whether the context has ended.
+func (b binding) end(ctx context.Context) bool {
+	if b.stop != nil && !b.stop() || ctx.Err() != nil {
+		return true
 	}
+	if b.conn != nil {
+		b.conn.SetDeadline(time.Time{})
+	}
+	return false
 }
 
 // acquireObserved is Acquire for a pool with hooks or leak reports.

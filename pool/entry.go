@@ -30,8 +30,6 @@ type entry[T any] struct {
 	born    int64
 	expires int64 // born + lifetime - jitter
 
-	dead atomic.Bool // the guard's event; set once
-
 	// Owned by the holder while in use, by the pool's mutex otherwise.
 	fastUntil int64 // until then a checkout needs no check
 	usedAt    int64 // last checkout
@@ -39,16 +37,17 @@ type entry[T any] struct {
 	leak      *leak
 
 	// Guarded by the pool's mutex.
-	state      state
 	gen        uint64 // raised whenever the holder loses it
 	idleSince  int64
 	prev, next *entry[T]
 	index      int // in Pool.all
+	state      state
 
 	// Set by whoever takes the entry out of the pool, read by its end.
 	reason   Reason
-	err      error
 	abortive bool
+	dead     atomic.Bool // the guard's event; set once, at any time
+	err      error
 }
 
 // entryList is a doubly linked list, so that an event can remove any entry.

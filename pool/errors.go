@@ -58,6 +58,10 @@ func (e *AcquireError) Timeout() bool {
 	return errors.As(e.Err, &t) && t.Timeout()
 }
 
+// SafeToRetry reports true: no connection was had, so nothing was sent. It is
+// what [health.SafeToRetry] asks for.
+func (e *AcquireError) SafeToRetry() bool { return true }
+
 // PanicError is what a panic in Open, Ping or Close becomes.
 type PanicError struct {
 	Func  string // "Open", "Ping" or "Close"

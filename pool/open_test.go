@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/pool"
 	"github.com/stretchr/testify/require"
 )
@@ -84,6 +85,7 @@ func TestFailedOpensAreSpreadByFullJitter(t *testing.T) {
 		_, err := p.Acquire(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorIs(t, err, syscall.ECONNREFUSED, "both causes are kept")
+		require.True(t, health.SafeToRetry(err))
 		var short, long int
 		for i := 20; i < len(f.times); i++ {
 			gap := f.times[i].Sub(f.times[i-1])
