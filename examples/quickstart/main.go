@@ -1,0 +1,128 @@
+// Quickstart shows what holdfast does when the network breaks, in half a
+// minute and in front of your eyes:
+//
+//	go run ./examples/quickstart
+//
+// Workers send commands to a Redis server through a holdfast pool, and as many
+// workers send the same commands through an ordinary pool, puddle with a
+// net.Dialer. Meanwhile the program restarts the server, resets connections,
+// closes idle ones and hangs the server; as root on Linux it also makes the
+// network swallow packets without a word, in network namespaces of its own. It
+// ends with a table of what each fault cost either side. The exit code is 0 if
+// holdfast kept its promises, 1 if it broke one, 2 if the show could not be
+// held, and 130 if it was interrupted.
+//
+// A Redis server is built in. With REDIS_ADDR=host:port a real one is used
+// instead: all faults happen in front of it, the server itself is never
+// touched, and the few keys that the workers write are deleted in the end.
+//
+// The lines to copy are in the function newPool.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+
+	"github.com/holdfast-go/holdfast/dial"
+	"github.com/holdfast-go/holdfast/health"
+	"github.com/holdfast-go/holdfast/pool"
+)
+
+// newPool is what a program of your own would do, but that there you would
+// call d.DialContext directly: here via takes the dial into a network
+// namespace.
+func newPool(addr string, conns int, detect time.Duration, trace *pool.Trace, via func(dialFunc) dialFunc) (*pool.Pool[*client], error) {
+	d, err := dial.New(dial.Config{DetectWithin: detect})
+	if err != nil {
+		return nil, err
+	}
+	connect := via(d.DialContext)
+	return pool.New(pool.Config[*client]{
+		Open: func(ctx context.Context) (*client, error) {
+			c, err := connect(ctx, "tcp", addr)
+			if err != nil {
+				return nil, err
+			}
+			return newClient(c), nil
+		},
+		Ping:         func(ctx context.Context, c *client) error { return health.RedisPing(ctx, c.socket) },
+		MaxConns:     conns,
+		DetectWithin: detect,
+		Trace:        trace,
+	})
+}
+
+// client is a connection to Redis: redigo speaks the protocol, the socket
+// below is the dialer's. By its NetConn method the pool finds the socket.
+type client struct {
+	redis.ConnWithContext
+	socket net.Conn
+	born   time.Time
+}
+
+func newClient(c net.Conn) *client {
+	return &client{redis.NewConn(c, 0, 0).(redis.ConnWithContext), c, time.Now()}
+}
+
+func (c *client) NetConn() net.Conn { return c.socket }
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// The program's exit codes.
+const (
+	exitKept        = 0
+	exitBroken      = 1
+	exitFailed      = 2
+	exitInterrupted = 130
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
+	code := start(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// start is main without its globals.
+func start(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := options{redis: os.Getenv("REDIS_ADDR"), pace: defaultPace}
+	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.IntVar(&o.workers, "workers", 16, "`number` of workers on each side, and of connections each pool may have; 4 or more")
+	flags.DurationVar(&o.detect, "detect", 2*time.Second, "holdfast's DetectWithin: how long a silent network may stay unnoticed; 2s or more; the show takes 5 times as long more")
+	flags.BoolVar(&o.plain, "plain", true, "put an ordinary pool beside holdfast")
+	flags.BoolVar(&o.lab, "namespaces", true, "drop packets in network namespaces, where that is possible: Linux, root, the commands ip and nft")
+	flags.Usage = func() {
+		fmt.Fprint(stderr, "usage: quickstart [flags]\n\nShows what connections survive. REDIS_ADDR=host:port uses that Redis server instead of a built-in one.\n\n")
+		flags.PrintDefaults()
+	}
+	switch err := flags.Parse(args); {
+	case err == flag.ErrHelp:
+		return exitKept
+	case err != nil:
+		return exitFailed // the flag package has said why
+	case flags.NArg() > 0:
+		fmt.Fprintf(stderr, "quickstart: unknown argument %q\n", flags.Arg(0))
+		return exitFailed
+	}
+	if o.workers < 4 || o.workers > 1000 {
+		fmt.Fprintf(stderr, "quickstart: -workers is %d: it must be 4 to 1000\n", o.workers)
+		return exitFailed
+	}
+
+	code, err := show(ctx, o, stdout)
+	if err != nil {
+		fmt.Fprintln(stderr, "quickstart:", err)
+	}
+	return code
+}

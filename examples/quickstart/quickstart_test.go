@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var hurried = pace{
+	think:    20 * time.Millisecond,
+	settle:   400 * time.Millisecond,
+	away:     200 * time.Millisecond,
+	idle:     400 * time.Millisecond,
+	deadline: 250 * time.Millisecond,
+	hang:     600 * time.Millisecond,
+}
+
+// cells returns the table's row of a fault and a pool.
+func cells(t *testing.T, out, fault, pool string) []string {
+	t.Helper()
+	apart := regexp.MustCompile(`\s{2,}`)
+	name := ""
+	for line := range strings.Lines(out) {
+		c := apart.Split(strings.TrimRight(line, " \n"), -1)
+		if len(c) != 7 {
+			continue
+		}
+		if c[0] != "" {
+			name = c[0]
+		}
+		if name == fault && c[1] == pool {
+			return c
+		}
+	}
+	require.Failf(t, "no such row", "%s, %s in:\n%s", fault, pool, out)
+	return nil
+}
+
+func TestTheShowEndsWithATableAndKeptPromises(t *testing.T) {
+	var out bytes.Buffer
+	code, err := show(t.Context(), options{workers: 8, detect: 2 * time.Second, plain: true, pace: hurried}, &out)
+	require.NoError(t, err)
+	require.Equal(t, exitKept, code, "%s", &out)
+
+	text := out.String()
+	assert.Equal(t, "0", cells(t, text, "server restarts", holdfast)[4])
+	assert.Equal(t, "8", cells(t, text, "server restarts", holdfast)[5])
+	assert.NotEqual(t, "0", cells(t, text, "server restarts", ordinary)[4])
+	assert.NotEqual(t, "0", cells(t, text, "idle ones closed", ordinary)[4])
+	for _, fault := range []string{"connections reset", "idle ones closed", "server hangs"} {
+		cells(t, text, fault, holdfast)
+		cells(t, text, fault, ordinary)
+	}
+	assert.Contains(t, text, "skipped, see above")
+	assert.Contains(t, text, "-namespaces=false")
+	assert.Regexp(t, `holdfast  closed 8 connections in .*: dead \(EOF\)`, text)
+	assert.NotContains(t, text, "BROKEN")
+	assert.NotContains(t, text, "\x1b", "no escape codes where there is no terminal")
+}
+
+func TestSilentDropsAreNoticedWithinDetectWithin(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 15 s")
+	}
+	site, err := newSite(true, func(error) {})
+	require.NoError(t, err)
+	site.close()
+	if site.lab == nil {
+		t.Skip(site.noLab)
+	}
+	var out bytes.Buffer
+	code, err := show(t.Context(), options{workers: 8, detect: 2 * time.Second, plain: true, lab: true, pace: hurried}, &out)
+	require.NoError(t, err)
+	require.Equal(t, exitKept, code, "%s", &out)
+
+	text := out.String()
+	for _, fault := range []string{"packets dropped", "flows forgotten"} {
+		assert.NotContains(t, cells(t, text, fault, holdfast)[2], ">")
+		assert.Contains(t, cells(t, text, fault, ordinary)[2], "> 5.0 s")
+	}
+	assert.NotContains(t, text, "skipped")
+}
+
+func TestARealServerIsLeftAsItWas(t *testing.T) {
+	server := miniredis.RunT(t)
+	require.NoError(t, server.Set("somebody's", "data"))
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	out := &watched{want: "listens again", seen: interrupt}
+	o := options{redis: server.Addr(), workers: 4, detect: 2 * time.Second, plain: false, pace: hurried}
+	code, err := show(ctx, o, out)
+	assert.Equal(t, exitInterrupted, code)
+	assert.ErrorContains(t, err, "interrupted")
+	assert.Equal(t, []string{"somebody's"}, server.Keys())
+	assert.Contains(t, out.String(), "Redis at "+server.Addr())
+	assert.NotContains(t, out.String(), "plain")
+}
+
+// watched calls seen as soon as a text was written.
+type watched struct {
+	mu   sync.Mutex
+	buf  strings.Builder
+	want string
+	seen func()
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf.Write(p)
+	if strings.Contains(string(p), w.want) {
+		w.seen()
+	}
+	return len(p), nil
+}
+
+func (w *watched) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.String()
+}
+
+func TestBadUseIsExplained(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	nobody := ln.Addr().String()
+	require.NoError(t, ln.Close())
+
+	for _, test := range []struct {
+		name, redis string
+		args        []string
+		code        int
+		says        string
+	}{
+		{"help", "", []string{"-h"}, exitKept, "-detect"},
+		{"unknown flag", "", []string{"-fast"}, exitFailed, "-fast"},
+		{"argument", "", []string{"now"}, exitFailed, `"now"`},
+		{"too few workers", "", []string{"-workers=1"}, exitFailed, "-workers is 1"},
+		{"detect too short", "", []string{"-detect=1s", "-namespaces=false"}, exitFailed, "DetectWithin"},
+		{"no server", nobody, []string{"-namespaces=false"}, exitFailed, "connecting to Redis at " + nobody},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("REDIS_ADDR", test.redis)
+			var stderr bytes.Buffer
+			assert.Equal(t, test.code, start(t.Context(), test.args, io.Discard, &stderr))
+			assert.Contains(t, stderr.String(), test.says)
+		})
+	}
+}
+
+func TestBrokenPromisesAreToldAndCounted(t *testing.T) {
+	now := time.Now()
+	s := &stage{sides: []*side{{name: holdfast, limit: 4, peak: 5, wrong: 1, dead: 1}}, detect: 2 * time.Second, pace: defaultPace, crew: &crew{size: 16}}
+	at := func(ms int) time.Time { return now.Add(time.Duration(ms) * time.Millisecond) }
+	r := row{side: holdfast, struck: now, over: now, back: now, end: at(9000), severs: true,
+		failed: 4, inFlight: 1, longest: 4 * time.Second, success: at(5000)}
+	var results []result
+	want := 3 // at all times
+	for _, f := range script(s) {
+		r.fault = f.name
+		results = append(results, result{f, []row{r}})
+		want += len(f.keeps(r, s))
+	}
+	var out bytes.Buffer
+	assert.Equal(t, want, conclude(&out, s, results))
+	assert.Equal(t, want, strings.Count(out.String(), "BROKEN"))
+	assert.Contains(t, out.String(), "5 at most")
+	assert.Contains(t, out.String(), "not at all")
+}
+
+func TestAFloodOfEventsBecomesOneLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		n := newNarrator(&out)
+		n.start(func() string { return "fine" })
+		for range 3 {
+			n.event(holdfast, "closed", "connection", "dead (EOF)")
+			time.Sleep(10 * time.Millisecond)
+		}
+		n.event(ordinary, "failed", "operation", "EOF")
+		time.Sleep(3 * time.Second)
+		n.stop()
+		assert.Equal(t, ""+
+			"  0.00s  holdfast  closed 3 connections in 20 ms: dead (EOF)\n"+
+			"  0.03s  plain     failed 1 operation: EOF\n"+
+			"  2.05s  workers   fine\n", out.String())
+	})
+}

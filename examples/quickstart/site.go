@@ -1,0 +1,73 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/holdfast-go/holdfast/internal/netlab"
+)
+
+// site is where the server listens and how its clients get there: through a
+// small network of namespaces whose router can be told to drop packets, or else
+// over the loopback interface.
+type site struct {
+	lab   *netlab.Lab
+	noLab string // why there is none
+}
+
+func newSite(wanted bool, fail func(error)) (*site, error) {
+	if !wanted {
+		return &site{noLab: "-namespaces=false"}, nil
+	}
+	lab, err := netlab.Start(netlab.Config{Fail: fail})
+	if errors.Is(err, errors.ErrUnsupported) {
+		return &site{noLab: err.Error()}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &site{lab: lab}, nil
+}
+
+func (s *site) String() string {
+	if s.lab == nil {
+		return "the loopback interface"
+	}
+	return fmt.Sprintf("two network namespaces with a router between them (%s to %s)", s.lab.Client.IPv4(), s.lab.Server.IPv4())
+}
+
+func (s *site) close() {
+	if s.lab != nil {
+		s.lab.Close()
+	}
+}
+
+// dial leads a dial function to the site.
+func (s *site) dial(f dialFunc) dialFunc {
+	if s.lab == nil {
+		return f
+	}
+	return s.lab.Client.Dialer(f)
+}
+
+// listener returns a function that listens at the same address each time, and
+// that address.
+func (s *site) listener(port int) (listen func() (net.Listener, error), addr string, err error) {
+	if s.lab != nil {
+		addr = s.lab.Server.Addr(port)
+		return func() (ln net.Listener, err error) {
+			err = s.lab.Server.Do(func() (err error) {
+				ln, err = net.Listen("tcp", addr)
+				return err
+			})
+			return ln, err
+		}, addr, nil
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, "", err
+	}
+	addr = ln.Addr().String()
+	return func() (net.Listener, error) { return net.Listen("tcp", addr) }, addr, ln.Close()
+}

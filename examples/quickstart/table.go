@@ -1,0 +1,178 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// printTable prints the rows, those of one fault together.
+func printTable(out io.Writer, rows []row) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "FAULT\tPOOL\tNOTICED\tNEXT SUCCESS\tOPERATIONS FAILED\tREPLACED\tLONGEST WAIT")
+	last := ""
+	for _, r := range rows {
+		name := r.fault
+		if name == last {
+			name = ""
+		}
+		last = r.fault
+		if r.skipped != "" {
+			fmt.Fprintf(w, "%s\tskipped, see above\n", name)
+			continue
+		}
+		fmt.Fprintln(w, strings.Join([]string{
+			name, r.side, r.noticedText(), r.successText(), r.failedText(), fmt.Sprint(r.replaced), r.longestText(),
+		}, "\t"))
+	}
+	_ = w.Flush()
+}
+
+const legend = `NOTICED        from the fault until the last connection that it broke had left the
+               pool; where the server hangs, until the first operation was given up
+NEXT SUCCESS   from when the server could be reached again
+REPLACED       connections that were closed
+LONGEST WAIT   of an operation, from the fault on, until it had its result or error
+>              still not so at the end of the row's time
+`
+
+// noticedText is when the fault was noticed. Later than its end is never.
+func (r row) noticedText() string {
+	until := r.end
+	if !r.severs && r.back.After(r.over) {
+		until = r.back
+	}
+	if r.noticed.IsZero() {
+		return "> " + short(until.Sub(r.struck))
+	}
+	return short(r.noticed.Sub(r.struck))
+}
+
+func (r row) successText() string {
+	if r.success.IsZero() {
+		return "> " + short(r.end.Sub(r.back))
+	}
+	return short(r.success.Sub(r.back))
+}
+
+func (r row) failedText() string {
+	if r.inFlight == 0 || !r.severs {
+		return fmt.Sprint(r.failed)
+	}
+	return fmt.Sprintf("%d (%d in flight)", r.failed, r.inFlight)
+}
+
+func (r row) longestText() string {
+	if r.unfinished {
+		return "> " + short(r.longest)
+	}
+	return short(r.longest)
+}
+
+// promise is something that holdfast promises, and what became of it.
+type promise struct {
+	text  string
+	kept  bool
+	found string
+}
+
+// slack is what a busy machine may add to any time that is promised; it
+// contains the one retransmission.
+const slack = time.Second
+
+// The times that can pass, in the worst case, between the end of an outage and
+// the next success: a pause of pool.Config.MaxOpenBackoff before an attempt to
+// connect, and Linux's first pause before a SYN is sent again.
+const (
+	openBackoff = time.Second
+	synAgain    = time.Second
+)
+
+func atMost(what string, took, limit time.Duration, never bool) promise {
+	p := promise{text: fmt.Sprintf("%s within %s", what, short(limit)), kept: !never && took <= limit, found: short(took)}
+	if never {
+		p.found = "not at all"
+	}
+	return p
+}
+
+func (r row) promiseNoticed(limit time.Duration) promise {
+	return atMost("all broken connections are gone", r.noticed.Sub(r.struck), limit, r.noticed.IsZero())
+}
+
+func (r row) promiseSuccess(limit time.Duration) promise {
+	return atMost("the next success comes", r.success.Sub(r.back), limit, r.success.IsZero())
+}
+
+func (r row) promiseWait(limit time.Duration) promise {
+	return atMost("every operation ends", r.longest, limit, false)
+}
+
+func restartKeeps(r row, _ *stage) []promise {
+	return []promise{
+		{"no operation fails", r.failed == 0, fmt.Sprintf("%d failed", r.failed)},
+		r.promiseNoticed(slack),
+		r.promiseSuccess(slack),
+	}
+}
+
+func resetKeeps(r row, s *stage) []promise {
+	// A connection used less than a millisecond ago is handed out unchecked,
+	// and a reset takes its time on the way to it.
+	overlap, late := max(1, s.crew.size/8), r.failed-r.inFlight
+	return []promise{
+		{fmt.Sprintf("no operation fails but those in flight, and %d that overlap at most", overlap), late <= overlap, fmt.Sprintf("%d more", late)},
+		r.promiseNoticed(slack),
+		r.promiseSuccess(slack),
+	}
+}
+
+func hangKeeps(r row, s *stage) []promise {
+	return []promise{
+		r.promiseWait(s.deadline + slack),
+		r.promiseSuccess(slack),
+	}
+}
+
+func dropKeeps(r row, s *stage) []promise {
+	return []promise{
+		r.promiseNoticed(s.detect + slack),
+		r.promiseWait(s.detect + slack),
+		r.promiseSuccess(openBackoff + synAgain + slack),
+	}
+}
+
+func forgetKeeps(r row, s *stage) []promise {
+	return []promise{
+		r.promiseNoticed(s.detect + slack),
+		r.promiseWait(s.detect + slack),
+		r.promiseSuccess(s.detect + slack),
+	}
+}
+
+// always are the promises that have nothing to do with a particular fault.
+func (s *side) always() []promise {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return []promise{
+		{fmt.Sprintf("never more than %d connections", s.limit), s.peak <= s.limit, fmt.Sprintf("%d at most", s.peak)},
+		{"no connection is handed out that the kernel knows to be dead", s.dead == 0, fmt.Sprintf("%d were", s.dead)},
+		{"no reply reaches the wrong caller", s.wrong == 0, fmt.Sprintf("%d did", s.wrong)},
+	}
+}
+
+// printPromises prints them under the name of their fault, and returns how
+// many were broken.
+func printPromises(out io.Writer, name string, promises []promise) (broken int) {
+	for _, p := range promises {
+		verdict := "kept  "
+		if !p.kept {
+			verdict = "BROKEN"
+			broken++
+		}
+		fmt.Fprintf(out, "%s  %-18s %s (%s)\n", verdict, name, p.text, p.found)
+	}
+	return broken
+}
