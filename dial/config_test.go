@@ -106,9 +106,9 @@ func TestNonsenseIsAnErrorThatNamesTheFields(t *testing.T) {
 
 func TestEveryConfigFieldIsAccountedFor(t *testing.T) {
 	// Every value of these makes sense, or is checked with another field.
-	any := map[string]bool{"SlowReaders": true, "FastUnreachable": true, "Resolver": true, "Control": true, "Trace": true}
+	free := map[string]bool{"SlowReaders": true, "FastUnreachable": true, "Resolver": true, "Control": true, "Trace": true}
 	for f := range reflect.TypeFor[Config]().Fields() {
-		tested := any[f.Name]
+		tested := free[f.Name]
 		for _, tt := range nonsense {
 			tested = tested || strings.HasPrefix(tt.name, f.Name)
 		}

@@ -57,11 +57,8 @@ func parseSeconds(s string) (time.Duration, error) {
 		return 0, nil
 	}
 	d, err := time.ParseDuration(s)
-	if n, nerr := strconv.Atoi(s); nerr == nil {
-		d, err = time.Duration(n)*time.Second, nil
-		if n > math.MaxInt32 {
-			d = Never.Truncate(time.Second)
-		}
+	if n, nerr := strconv.ParseInt(s, 10, 64); nerr == nil {
+		d, err = time.Duration(max(-1, min(n, math.MaxInt32)))*time.Second, nil
 	}
 	switch {
 	case err != nil:

@@ -296,7 +296,7 @@ func TestInspectWorksOnAnybodysConnection(t *testing.T) {
 	assert.Less(t, s.LastHeard, time.Minute)
 }
 
-func TestTheLastWordsOfADialerAreTrueOfItsTimeout(t *testing.T) {
+func TestTheUserTimeoutBoundsConnectingToo(t *testing.T) {
 	// The user timeout also bounds connecting: the kernel gives up before
 	// Config.Timeout does.
 	d := newDialer(t, Config{DetectWithin: 2 * time.Second, Timeout: time.Minute})

@@ -23,6 +23,18 @@ func on(t *testing.T, c net.Conn, f func(fd uintptr)) {
 	require.NoError(t, Control(c, func(fd uintptr) error { f(fd); return nil }))
 }
 
+// families runs f on a connection of each address family.
+func families(t *testing.T, f func(t *testing.T, client, server net.Conn)) {
+	t.Run("family=4", func(t *testing.T) {
+		c, s := pair(t, "tcp4", "127.0.0.1:0")
+		f(t, c, s)
+	})
+	t.Run("family=6", func(t *testing.T) {
+		c, s := pair(t, "tcp6", "[::1]:0")
+		f(t, c, s)
+	})
+}
+
 func TestKeepAliveReadsBackRoundedUp(t *testing.T) {
 	families(t, func(t *testing.T, c, _ net.Conn) {
 		on(t, c, func(fd uintptr) {

@@ -31,18 +31,6 @@ func pair(t *testing.T, network, address string) (client, server net.Conn) {
 	return client, server
 }
 
-// families runs f on a connection of each address family.
-func families(t *testing.T, f func(t *testing.T, client, server net.Conn)) {
-	t.Run("family=4", func(t *testing.T) {
-		c, s := pair(t, "tcp4", "127.0.0.1:0")
-		f(t, c, s)
-	})
-	t.Run("family=6", func(t *testing.T) {
-		c, s := pair(t, "tcp6", "[::1]:0")
-		f(t, c, s)
-	})
-}
-
 // wrapped is a connection inside a user's own wrapper.
 type wrapped struct {
 	net.Conn
