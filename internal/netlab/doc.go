@@ -18,9 +18,10 @@
 //	client 10.0.0.2 fd00:0::2 — router — server 0: 10.0.1.2 fd00:1::2
 //	                                   — server 1: 10.0.2.2 fd00:2::2 …
 //
-// The router only forwards, and keeps no state, unless [Config.NAT] is set.
-// Segmentation offload is off, so a packet is a packet: what [Lab.Loss] loses
-// and [Lab.Rate] delays is at most 1514 bytes long.
+// The router only forwards, and keeps no state, unless [Config.NAT] is set. What
+// [Lab.Loss], [Lab.Rate] and [Lab.Delay] lose, queue and hold back are packets of
+// at most 1514 bytes, as on an Ethernet: from the first Loss or Rate on, the
+// lab's kernels don't send many segments as one.
 //
 // Faults are put into the router's forwarding path. They are never put where
 // the sender's own kernel would notice (at its output), never disturb address

@@ -136,6 +136,11 @@ func (l *Lab) fault(hosts []*Host, change func(*Host) error) {
 			if err := errors.Join(h.isEnd(), change(h)); err != nil {
 				return err
 			}
+			if h.path.loss > 0 || h.path.rate > 0 {
+				if err := l.singlePackets(); err != nil {
+					return err
+				}
+			}
 		}
 		if err := l.nft(l.faultRules()); err != nil {
 			return err

@@ -282,6 +282,7 @@ func TestLossLosesSomePacketsAndTCPGetsThrough(t *testing.T) {
 	require.NoError(t, err)
 	sent := lab.Client.Traffic().SentPackets - before.SentPackets
 	arrived := lab.Server.Traffic().ReceivedPackets - server.ReceivedPackets
+	assert.Greater(t, sent, int64(size/1500), "whole segments, one by one")
 	assert.Less(t, arrived, sent, "of %d packets", sent)
 	assert.Greater(t, arrived, sent/2, "of %d packets", sent)
 }

@@ -74,6 +74,7 @@ type Lab struct {
 
 	mu       sync.Mutex // guards the router's configuration and what follows
 	tracking bool       // the router keeps state per flow
+	single   bool       // segmentation offload is off
 }
 
 // New makes a lab with one client, one router and one server, and removes it

@@ -71,8 +71,8 @@ func userTimeout(t *testing.T, c net.Conn, d time.Duration) {
 	require.NoError(t, inner)
 }
 
+// It doesn't run beside the others, because it looks at the clock.
 func TestClientAndServerTalkOverBothFamilies(t *testing.T) {
-	t.Parallel()
 	lab := netlab.New(t)
 	go echo(lab.Server.Listen(t, port))
 	for _, addr := range []string{lab.Server.Addr(port), lab.Server.Addr6(port)} {
