@@ -3,6 +3,7 @@ package netlab
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -185,7 +186,7 @@ func loss(percent float64) func(*Host) error {
 		if !(percent >= 0 && percent <= 100) {
 			return fmt.Errorf("netlab: Loss of %v percent", percent)
 		}
-		h.path.loss = int(percent * 100)
+		h.path.loss = int(math.Ceil(percent * 10_000))
 		return nil
 	}
 }

@@ -60,9 +60,9 @@ func (l *Lab) faultRules() string {
 			rule("iifname %s meta l4proto tcp reject with tcp reset", h.dev)
 		}
 		if p.loss > 0 {
-			// A whole number of ten-thousandths; nft refuses "< 10000".
-			rule("oifname %s numgen random mod 10000 <= %d drop", h.dev, p.loss-1)
-			rule("iifname %s numgen random mod 10000 <= %d drop", h.dev, p.loss-1)
+			// nft refuses "< 1000000", which is always true.
+			rule("oifname %s numgen random mod 1000000 <= %d drop", h.dev, p.loss-1)
+			rule("iifname %s numgen random mod 1000000 <= %d drop", h.dev, p.loss-1)
 		}
 	}
 	return b.String()
