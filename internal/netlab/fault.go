@@ -21,7 +21,7 @@ type path struct {
 	dropTo, dropFrom bool // as seen from the host
 	unreachable      bool
 	refuse           bool
-	loss             int  // of 10,000
+	loss             int  // of 1,000,000
 	rate             int  // bits per second
 	limited          bool // the cable has rate limits
 	delay, jitter    time.Duration
