@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -75,8 +76,8 @@ type Config struct {
 	FastUnreachable bool
 
 	// MultipathTCP asks for Multipath TCP (Linux only). Its sockets have no
-	// user timeout, so it needs SlowReaders or a negative UserTimeout, nor
-	// FastUnreachable. When false, GODEBUG=multipathtcp can't turn it on.
+	// user timeout, so that it needs SlowReaders or a negative UserTimeout, and
+	// no FastUnreachable. When false, GODEBUG=multipathtcp can't turn it on.
 	MultipathTCP bool
 
 	// ReadBuffer is the size of the kernel's receive buffer in bytes
@@ -97,7 +98,8 @@ type Config struct {
 	Resolver *net.Resolver
 
 	// TLSConfig is for DialTLSContext; New clones it. Nil: the zero tls.Config.
-	// An empty ServerName is taken from the dialled address.
+	// An empty ServerName is taken from the dialled address; on a Unix socket
+	// it is an error.
 	TLSConfig *tls.Config
 
 	// Control, if not nil, is called for every socket before it connects, after
@@ -158,10 +160,19 @@ func (c Config) complete() (Config, error) {
 	if err := errors.Join(errs...); err != nil {
 		return Config{}, err
 	}
+	return c.clone(), nil
+}
+
+// clone returns a copy that shares no memory that anybody might write to.
+func (c Config) clone() Config {
 	if c.TLSConfig != nil {
 		c.TLSConfig = c.TLSConfig.Clone()
 	}
-	return c, nil
+	if a := c.LocalAddr; a != nil {
+		c.LocalAddr = &net.TCPAddr{IP: slices.Clone(a.IP), Port: a.Port, Zone: a.Zone}
+	}
+	c.Trace = Join(c.Trace)
+	return c
 }
 
 // checkDetection checks the fields that decide how fast a death is noticed, one

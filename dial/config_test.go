@@ -1,6 +1,7 @@
 package dial
 
 import (
+	"context"
 	"crypto/tls"
 	"math"
 	"net"
@@ -230,12 +231,23 @@ func TestAnyConfigThatIsAcceptedDetectsWithinItsPromise(t *testing.T) {
 
 func TestNewDoesNotTouchTheCallersConfig(t *testing.T) {
 	mine := &tls.Config{ServerName: "a"}
-	cfg := Config{TLSConfig: mine}
+	addr := &net.TCPAddr{IP: net.IP{127, 0, 0, 1}, Port: 1}
+	trace := new(Trace)
+	cfg := Config{TLSConfig: mine, LocalAddr: addr, Trace: trace}
 	d, err := New(cfg)
 	require.NoError(t, err)
-	mine.ServerName = "b"
-	assert.Equal(t, "a", d.Config().TLSConfig.ServerName)
-	assert.Equal(t, Config{TLSConfig: mine}, cfg)
+	assert.Equal(t, Config{TLSConfig: mine, LocalAddr: addr, Trace: trace}, cfg)
+
+	change := func(c Config) {
+		c.TLSConfig.ServerName, c.LocalAddr.Port, c.LocalAddr.IP[0] = "b", 2, 128
+		c.Trace.DialDone = func(context.Context, DialDone) {}
+	}
+	change(cfg)
+	change(d.Config())
+	got := d.Config()
+	assert.Equal(t, "a", got.TLSConfig.ServerName)
+	assert.Equal(t, "127.0.0.1:1", got.LocalAddr.String())
+	assert.Nil(t, got.Trace.DialDone)
 }
 
 func TestPresetsAreWhatTheirDocumentationSays(t *testing.T) {

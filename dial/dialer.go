@@ -42,10 +42,9 @@ func New(cfg Config) (*Dialer, error) {
 	return d, nil
 }
 
-// Config returns the dialer's configuration with every derived value filled in:
-// a UserTimeout that is not set is negative in it. It must not be changed in
-// depth, where it shares memory with the dialer's.
-func (d *Dialer) Config() Config { return d.cfg }
+// Config returns a copy of the dialer's configuration with every derived value
+// filled in. A UserTimeout that is not set is negative in it.
+func (d *Dialer) Config() Config { return d.cfg.clone() }
 
 // DialContext connects to an address. Networks are tcp, tcp4, tcp6, unix and
 // unixpacket; an address is host:port, or a path. Names with addresses of both

@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -258,6 +259,25 @@ func TestTheCallersContextIsSeenInTheErrorWithItsCause(t *testing.T) {
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.ErrorIs(t, err, mine)
 	assert.NotContains(t, err.Error(), "Config.Timeout")
+}
+
+// late is a context whose deadline is over before it says so.
+type late struct{ context.Context }
+
+func (late) Deadline() (time.Time, bool) { return time.Now().Add(-time.Millisecond), true }
+
+func TestASocketsDeadlineThatIsFasterThanTheContextIsTheContexts(t *testing.T) {
+	d := newDialer(t, Config{})
+	cause := &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+	err := d.failed(late{t.Context()}, PhaseConnect, "tcp", "redis:6379", cause)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Empty(t, err.Advice, "it was not Config.Timeout")
+
+	err = d.failed(t.Context(), PhaseConnect, "tcp", "redis:6379", cause)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	assert.Equal(t, "no answer within Config.Timeout, 10s", err.Advice)
+	assert.True(t, err.Timeout())
 }
 
 func TestLookupErrorsAreOfTheLookup(t *testing.T) {

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
+	"time"
 )
 
 // Phase is the step of a dial that failed.
@@ -97,13 +99,20 @@ func (d *Dialer) failed(ctx context.Context, phase Phase, network, address strin
 	case errors.As(err, &dns):
 		e.Phase = PhaseLookup
 	}
+	if errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+		// The socket's deadline, which is the context's, was faster than it.
+		e.Err = fmt.Errorf("%w: %w", err, context.DeadlineExceeded)
+	}
 	if ctx.Err() != nil {
-		if cause := context.Cause(ctx); !errors.Is(err, cause) {
-			e.Err = fmt.Errorf("%w: %w", err, cause)
+		if cause := context.Cause(ctx); !errors.Is(e.Err, cause) {
+			e.Err = fmt.Errorf("%w: %w", e.Err, cause)
 		}
 		return e
 	}
-	e.Advice = d.advice(e.Phase, err)
+	if t, ok := ctx.Deadline(); ok && !time.Now().Before(t) {
+		return e
+	}
+	e.Advice = d.advice(e.Phase, e.Err)
 	return e
 }
 
