@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 )
@@ -86,8 +87,8 @@ func (p *Pool[T]) gone(now int64) {
 // closeConn closes politely within CloseTimeout, then hard. A dead connection
 // has nobody to be polite to, but its Close may still have things to free.
 func (p *Pool[T]) closeConn(e *entry[T]) error {
-	if e.abortive || e.reason == ReasonDead {
-		sever(e.conn)
+	if e.abortive || e.reason == ReasonDead && !errors.Is(e.err, io.EOF) {
+		sever(e.conn) // after a FIN, a FIN is the right answer
 	}
 	if p.closesAtOnce(e) {
 		return p.safely("Close", func() error { return p.closeFn(e.value) })

@@ -106,7 +106,7 @@ func (p *Pool[T]) acquire(ctx context.Context) (c Conn[T], waited bool, err erro
 	p.mu.Lock()
 	if e := p.idle.first; e != nil && now < e.fastUntil && !e.dead.Load() {
 		p.takeLocked(e)
-		p.clock = now
+		p.clock = max(p.clock, now)
 		e.usedAt, e.fastUntil = now, now+freshFor
 		c = Conn[T]{e, e.gen}
 		if p.idle.len < p.cfg.MinIdleConns {
@@ -115,8 +115,7 @@ func (p *Pool[T]) acquire(ctx context.Context) (c Conn[T], waited bool, err erro
 		p.mu.Unlock()
 		return c, false, nil
 	}
-	c, err = p.acquireSlow(ctx, now)
-	return c, true, err
+	return p.acquireSlow(ctx, now)
 }
 
 // takeLocked makes an idle entry the caller's.
@@ -127,14 +126,14 @@ func (p *Pool[T]) takeLocked(e *entry[T]) {
 }
 
 // acquireSlow is entered with the lock held and leaves without it.
-func (p *Pool[T]) acquireSlow(ctx context.Context, began int64) (Conn[T], error) {
+func (p *Pool[T]) acquireSlow(ctx context.Context, began int64) (_ Conn[T], waited bool, _ error) {
 	now := began
 	for again := false; ; again = true {
 		if p.closed {
 			p.mu.Unlock()
-			return Conn[T]{}, ErrClosed
+			return Conn[T]{}, waited, ErrClosed
 		}
-		p.clock = now
+		p.clock = max(p.clock, now)
 		e := p.idle.first
 		var gen uint64
 		if e != nil {
@@ -146,8 +145,9 @@ func (p *Pool[T]) acquireSlow(ctx context.Context, began int64) (Conn[T], error)
 			p.mu.Unlock()
 		} else {
 			var err error
+			waited = true
 			if e, gen, err = p.wait(ctx, began, again); err != nil {
-				return Conn[T]{}, err
+				return Conn[T]{}, waited, err
 			}
 			now = p.now()
 			p.waited.Add(now - began)
@@ -158,11 +158,11 @@ func (p *Pool[T]) acquireSlow(ctx context.Context, began int64) (Conn[T], error)
 		}
 		if v.ok {
 			e.usedAt, e.fastUntil = now, now+freshFor
-			return Conn[T]{e, gen}, nil
+			return Conn[T]{e, gen}, waited, nil
 		}
 		p.discard(e, v.reason, v.err)
 		if ctx.Err() != nil {
-			return Conn[T]{}, p.gaveUp(ctx, began)
+			return Conn[T]{}, waited, p.gaveUp(ctx, began)
 		}
 		now = p.now()
 		p.mu.Lock()
@@ -189,7 +189,7 @@ func (p *Pool[T]) wait(ctx context.Context, began int64, again bool) (*entry[T],
 		p.waiters.pushBack(w)
 		p.stat.Waits++
 	}
-	p.dispatchLocked(began)
+	p.dispatchLocked(p.clock)
 	p.mu.Unlock()
 
 	if done := ctx.Done(); done == nil {

@@ -45,7 +45,7 @@ type Trace struct {
 // AcquireDone is what [Trace.AcquireDone] is told.
 type AcquireDone struct {
 	Wait   time.Duration // from the call to its end
-	Waited bool          // no idle connection passed its checks at once
+	Waited bool          // it was queued, as no idle connection was left
 	Err    error         // why none was had; nil otherwise
 }
 
