@@ -99,7 +99,7 @@ func start(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.IntVar(&o.workers, "workers", 16, "`number` of workers on each side, and of connections each pool may have; 4 or more")
-	flags.DurationVar(&o.detect, "detect", 2*time.Second, "holdfast's DetectWithin: how long a silent network may stay unnoticed; 2s or more; the show takes 5 times as long more")
+	flags.DurationVar(&o.detect, "detect", 2*time.Second, "holdfast's DetectWithin: how long a silent network may stay unnoticed; 2s or more; longer makes the show longer")
 	flags.BoolVar(&o.plain, "plain", true, "put an ordinary pool beside holdfast")
 	flags.BoolVar(&o.lab, "namespaces", true, "drop packets in network namespaces, where that is possible: Linux, root, the commands ip and nft")
 	flags.Usage = func() {

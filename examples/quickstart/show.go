@@ -202,11 +202,12 @@ func introduce(out io.Writer, o options, s *stage) {
 	}
 	fmt.Fprintf(out, "%d workers write to and read from %s\nthrough a pool of at most %d connections, over %s.\n",
 		o.workers, what, o.workers, s.site)
-	fmt.Fprintf(out, "holdfast: DetectWithin %s.\n", o.detect)
+	fmt.Fprintf(out, "holdfast: DetectWithin %s, the rest as it comes.\n", o.detect)
 	if o.plain {
-		fmt.Fprintln(out, "plain:    the same with puddle and a net.Dialer, as usually written: use, and destroy after an error.")
+		fmt.Fprintln(out, "plain:    puddle and a net.Dialer, as usually written: use, and destroy after an error.")
+		fmt.Fprintln(out, "Both get the same commands, faults and limits, and no deadlines, unless said.")
 	}
-	fmt.Fprintln(out, "Both get the same commands, faults, limit and deadlines (none, unless said). Nothing is retried,\nso every failed operation is one that a user would see.")
+	fmt.Fprintln(out, "Nothing is retried, so every failed operation is one that a user would see.")
 }
 
 // conclude prints the table and the promises, and returns how many promises
@@ -226,7 +227,7 @@ func conclude(out io.Writer, s *stage, results []result) (broken int) {
 		if mine := r.rows[0]; mine.skipped == "" {
 			broken += printPromises(out, r.fault.name, r.fault.keeps(mine, s))
 		} else {
-			fmt.Fprintf(out, "skipped %-18s %s\n", r.fault.name, mine.skipped)
+			fmt.Fprintf(out, "skipped %s\n", r.fault.name)
 		}
 	}
 	return broken + printPromises(out, "at all times", s.sides[0].always())

@@ -104,9 +104,9 @@ func (s *side) progress(now time.Time) (done int, text string) {
 			stuck++
 		}
 	}
-	text = fmt.Sprintf("%d conns, %d failed", s.conns, s.failed)
+	text = fmt.Sprintf("%d failed", s.failed)
 	if stuck > 0 {
-		text += fmt.Sprintf(", %d STUCK", stuck)
+		text += fmt.Sprintf(", %d stuck", stuck)
 	}
 	return s.done, text
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/holdfast-go/holdfast/internal/netlab"
 )
@@ -22,7 +23,8 @@ func newSite(wanted bool, fail func(error)) (*site, error) {
 	}
 	lab, err := netlab.Start(netlab.Config{Fail: fail})
 	if errors.Is(err, errors.ErrUnsupported) {
-		return &site{noLab: err.Error()}, nil
+		why := strings.TrimPrefix(err.Error(), "netlab: ")
+		return &site{noLab: strings.TrimSuffix(why, " ("+errors.ErrUnsupported.Error()+")")}, nil
 	}
 	if err != nil {
 		return nil, err

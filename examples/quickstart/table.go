@@ -20,7 +20,7 @@ func printTable(out io.Writer, rows []row) {
 		}
 		last = r.fault
 		if r.skipped != "" {
-			fmt.Fprintf(w, "%s\tskipped, see above\n", name)
+			fmt.Fprintf(w, "%s\tskipped: %s\n", name, r.skipped)
 			continue
 		}
 		fmt.Fprintln(w, strings.Join([]string{
@@ -82,13 +82,14 @@ type promise struct {
 // contains the one retransmission.
 const slack = time.Second
 
-// The times that can pass, in the worst case, between the end of an outage and
-// the next success: a pause of pool.Config.MaxOpenBackoff before an attempt to
-// connect, and Linux's first pause before a SYN is sent again.
-const (
-	openBackoff = time.Second
-	synAgain    = time.Second
-)
+// recovery is what can pass, in the worst case, between the end of an outage
+// and the next success: a pause of pool.Config.MaxOpenBackoff before an attempt
+// to connect; and when as many attempts are under way as may be, the pause
+// until one of them sends its SYN again, after 1, 3, 7 and 15 s, or ends.
+func recovery(detect time.Duration) time.Duration {
+	const openBackoff, lastSYN = time.Second, 15 * time.Second
+	return openBackoff + max(time.Second, min(detect, lastSYN)*3/5) + slack
+}
 
 func atMost(what string, took, limit time.Duration, never bool) promise {
 	p := promise{text: fmt.Sprintf("%s within %s", what, short(limit)), kept: !never && took <= limit, found: short(took)}
@@ -140,7 +141,7 @@ func dropKeeps(r row, s *stage) []promise {
 	return []promise{
 		r.promiseNoticed(s.detect + slack),
 		r.promiseWait(s.detect + slack),
-		r.promiseSuccess(openBackoff + synAgain + slack),
+		r.promiseSuccess(recovery(s.detect)),
 	}
 }
 
