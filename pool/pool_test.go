@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -131,6 +132,30 @@ func TestAnExpiredCallerIsNeverGivenAConnection(t *testing.T) {
 		_, err = p.Acquire(canceled)
 		require.ErrorIs(t, err, context.Canceled)
 		require.ErrorIs(t, err, errRefused, "the cause is part of the error")
+	})
+}
+
+// TestACancelledCallerIsNeverGivenAConnection has both happen before the caller
+// runs again: its cancellation, and the release that gives it a connection.
+func TestACancelledCallerIsNeverGivenAConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, &factory{}, func(c *pool.Config[*conn]) { c.MaxConns = 1 })
+		for range 100 {
+			held := acquire(t, p)
+			ctx, cancel := context.WithCancel(t.Context())
+			errs := make(chan error, 1)
+			go func() {
+				_, err := p.Acquire(ctx)
+				errs <- err
+			}()
+			synctest.Wait()
+			old := runtime.GOMAXPROCS(1)
+			cancel()
+			held.Release()
+			runtime.GOMAXPROCS(old)
+			require.ErrorIs(t, <-errs, context.Canceled)
+			require.Equal(t, 1, p.Stat().Idle)
+		}
 	})
 }
 

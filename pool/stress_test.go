@@ -75,7 +75,7 @@ func TestNoTwoHoldersWhateverIsReleasedTwice(t *testing.T) {
 func TestTenThousandImpatientCallersLeaveNothingBehind(t *testing.T) {
 	before := runtime.NumGoroutine()
 	p := newPool(t, &factory{}, func(c *pool.Config[*conn]) { c.MaxConns = 10; c.MaxWaiters = -1 })
-	var expired, served, wrong atomic.Int64
+	var expired, served atomic.Int64
 	var wg sync.WaitGroup
 	for range 10_000 {
 		wg.Go(func() {
@@ -86,9 +86,6 @@ func TestTenThousandImpatientCallersLeaveNothingBehind(t *testing.T) {
 				expired.Add(1)
 				return
 			}
-			if ctx.Err() != nil && p.Stat().InUse > 10 {
-				wrong.Add(1)
-			}
 			served.Add(1)
 			<-ctx.Done() // hold it until this caller's own time is over
 			c.Release()
@@ -97,7 +94,6 @@ func TestTenThousandImpatientCallersLeaveNothingBehind(t *testing.T) {
 	wg.Wait()
 	require.NotZero(t, expired.Load())
 	require.NotZero(t, served.Load())
-	require.Zero(t, wrong.Load())
 	began := time.Now()
 	for range 1000 {
 		acquire(t, p).Release()
