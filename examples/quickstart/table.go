@@ -85,7 +85,8 @@ const slack = time.Second
 // recovery is what can pass, in the worst case, between the end of an outage
 // and the next success: a pause of pool.Config.MaxOpenBackoff before an attempt
 // to connect; and when as many attempts are under way as may be, the pause
-// until one of them sends its SYN again, after 1, 3, 7 and 15 s, or ends.
+// until one of them sends its SYN again or ends. That is a second at first and
+// doubles later; no pause is longer than three fifths of an attempt's time.
 func recovery(detect time.Duration) time.Duration {
 	const openBackoff, lastSYN = time.Second, 15 * time.Second
 	return openBackoff + max(time.Second, min(detect, lastSYN)*3/5) + slack
