@@ -20,6 +20,7 @@ const (
 	defaultPingTimeout        = time.Second
 	defaultCloseTimeout       = 50 * time.Millisecond
 	defaultMaxOpenBackoff     = time.Second
+	defaultMaxOpenTimeout     = 5 * time.Second
 	defaultMaxConcurrentOpens = 4
 	defaultMaxWaiters         = 10_000
 
@@ -81,8 +82,10 @@ type Config[T any] struct {
 	// the same as the dialer's. Zero: 10 s. Less than 2 s: an error.
 	DetectWithin time.Duration
 
-	// OpenTimeout bounds one call of Open. Zero: DetectWithin. Negative: an
-	// error, since an Open without bound would hold its slot for ever.
+	// OpenTimeout bounds one call of Open. Zero: DetectWithin, but at most 5 s:
+	// after that a kernel repeats its SYN so seldom that a new attempt finds
+	// the end of an outage sooner than the old one. Negative: an error, since
+	// an Open without bound would hold its slot for ever.
 	OpenTimeout time.Duration
 
 	// MaxOpenBackoff bounds the pause between attempts to open after a
@@ -156,7 +159,7 @@ func (cfg Config[T]) withDefaults() (Config[T], error) {
 	setDefault(&cfg.MaxConcurrentOpens, defaultMaxConcurrentOpens)
 	setDefault(&cfg.MaxWaiters, defaultMaxWaiters)
 	setDefault(&cfg.DetectWithin, defaultDetectWithin)
-	setDefault(&cfg.OpenTimeout, cfg.DetectWithin)
+	setDefault(&cfg.OpenTimeout, min(cfg.DetectWithin, defaultMaxOpenTimeout))
 	setDefault(&cfg.MaxOpenBackoff, defaultMaxOpenBackoff)
 	setDefault(&cfg.MaxConnLifetime, defaultMaxConnLifetime)
 	setDefault(&cfg.MaxConnIdleTime, defaultMaxConnIdleTime)
@@ -221,7 +224,7 @@ func (cfg *Config[T]) validateDurations(bad func(string, ...any)) {
 		bad("DetectWithin is %v; it must be at least %v, or 0 for %v", cfg.DetectWithin, minDetectWithin, defaultDetectWithin)
 	}
 	if cfg.OpenTimeout < 0 {
-		bad("OpenTimeout is %v; it must be positive, or 0 for DetectWithin", cfg.OpenTimeout)
+		bad("OpenTimeout is %v; it must be positive, or 0 for the default", cfg.OpenTimeout)
 	}
 	if cfg.MaxOpenBackoff != 0 && cfg.MaxOpenBackoff < minOpenBackoff {
 		bad("MaxOpenBackoff is %v; it must be at least %v, or 0 for %v", cfg.MaxOpenBackoff, minOpenBackoff, defaultMaxOpenBackoff)

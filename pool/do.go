@@ -9,9 +9,9 @@ import (
 
 // Do acquires a connection, calls f with it and gives it back.
 //
-// If the connection can take deadlines, ctx rules its I/O: the deadline is set
-// before f and cleared after it, and when ctx is cancelled reads and writes
-// end at once. A connection is closed, not given back, when ctx ended before
+// If the connection can take deadlines, or the network connection below it (see
+// Config.NetConn), ctx rules its I/O: the deadline is set before f and cleared
+// after it, and when ctx is cancelled reads and writes end at once. A connection is closed, not given back, when ctx ended before
 // f did (the rest of a reply may be under way), when f returned an error that
 // [Conn.Fail] closes it for, or when f panicked. f must not keep the
 // connection.
@@ -28,7 +28,7 @@ func (p *Pool[T]) Do(ctx context.Context, f func(context.Context, T) error) erro
 			p.release(c, interrupted{})
 		}
 	}()
-	b := bind(ctx, c.e.value)
+	b := bind(ctx, c.e)
 	err = f(ctx, c.e.value)
 	returned = true
 	if b.end(ctx) {
@@ -59,10 +59,16 @@ type binding struct {
 	stop func() bool // of what waits for the context's end; nil if nothing does
 }
 
-func bind[T any](ctx context.Context, v T) (b binding) {
-	conn, ok := any(v).(deadliner)
-	if !ok || ctx.Done() == nil {
+func bind[T any](ctx context.Context, e *entry[T]) (b binding) {
+	if ctx.Done() == nil {
 		return b
+	}
+	conn, ok := any(e.value).(deadliner)
+	if !ok && e.conn == nil {
+		return b
+	}
+	if !ok {
+		conn = e.conn
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		b.conn = conn

@@ -174,6 +174,45 @@ func TestABlackHoleHoldsNobodyBeyondTheirContextAndHeals(t *testing.T) {
 	require.NoError(t, stop())
 }
 
+// TestTheEndOfALongOutageIsFoundAtOnce heals when the first dials' SYNs would
+// be repeated only after 4 s.
+func TestTheEndOfALongOutageIsFoundAtOnce(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	t.Cleanup(serve(lab.Server.Listen(t, port), nil).stop)
+	d, err := dial.New(dial.Config{DetectWithin: 10 * time.Second})
+	require.NoError(t, err)
+	dialer := lab.Client.Dialer(d.DialContext)
+	p := newNetPool(t, pool.Config[net.Conn]{
+		MaxConns: 16, DetectWithin: 10 * time.Second,
+		Open: func(ctx context.Context) (net.Conn, error) {
+			return dialer(ctx, "tcp", lab.Server.Addr(port))
+		},
+	})
+	lab.Drop()
+	var healed atomic.Pointer[time.Time]
+	time.AfterFunc(7200*time.Millisecond, func() {
+		lab.Heal()
+		healed.Store(new(time.Now()))
+	})
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			c, err := p.Acquire(context.Background())
+			if err != nil {
+				t.Errorf("it failed: %v", err)
+				return
+			}
+			took := time.Since(*healed.Load())
+			c.Release()
+			if took > 2*time.Second+slack {
+				t.Errorf("it took %v after the heal", took)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // watchSockets looks at the client's kernel all the time, and reports when it
 // holds more connections than the limit.
 func watchSockets(lab *netlab.Lab, limit int) (stop func() error) {

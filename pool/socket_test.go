@@ -246,6 +246,27 @@ func TestDoInterruptsIOWhenTheContextIsCancelled(t *testing.T) {
 	require.Zero(t, p.Stat().Idle)
 }
 
+func TestDoInterruptsIOOnTheConnectionBelow(t *testing.T) {
+	type client struct{ c net.Conn }
+	s := newServer(t, func(c net.Conn) { io.Copy(io.Discard, c) })
+	p, err := pool.New(pool.Config[client]{
+		Open: func(ctx context.Context) (client, error) {
+			c, err := s.open(ctx)
+			return client{c}, err
+		},
+		NetConn: func(c client) net.Conn { return c.c },
+	})
+	require.NoError(t, err)
+	defer closePool(t, p)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	err = p.Do(ctx, func(_ context.Context, c client) error {
+		_, err := c.c.Read(make([]byte, 1))
+		return err
+	})
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+}
+
 func TestDoLeavesNoDeadlineBehind(t *testing.T) {
 	s := newServer(t, nil)
 	p := newNetPool(t, pool.Config[net.Conn]{Open: s.open, MaxConns: 1})
