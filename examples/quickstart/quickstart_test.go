@@ -89,7 +89,7 @@ func TestSilentDropsAreNoticedWithinDetectWithin(t *testing.T) {
 	text := out.String()
 	for _, fault := range []string{"packets dropped", "flows forgotten"} {
 		assert.NotContains(t, cells(t, text, fault, holdfast)[2], ">")
-		assert.Contains(t, cells(t, text, fault, ordinary)[2], "> 5.0 s")
+		assert.Regexp(t, `^> \d`, cells(t, text, fault, ordinary)[2])
 	}
 	assert.NotContains(t, text, "skipped")
 }
