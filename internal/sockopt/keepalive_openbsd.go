@@ -27,3 +27,7 @@ func GetKeepAlive(fd uintptr) (KeepAlive, error) {
 	}
 	return KeepAlive{Enable: on != 0}, missing("keep-alive times")
 }
+
+// SetsKeepAlive reports whether SetKeepAlive does all that this system can. If
+// not, package net knows how to do more.
+func SetsKeepAlive() bool { return true }

@@ -9,3 +9,7 @@ const (
 	tcpKeepIntvl = unix.TCP_KEEPINTVL
 	tcpKeepCnt   = unix.TCP_KEEPCNT
 )
+
+// SetsKeepAlive reports whether SetKeepAlive does all that this system can. If
+// not, package net knows how to do more.
+func SetsKeepAlive() bool { return true }

@@ -29,6 +29,9 @@ func Disconnect(fd uintptr) error { return missing("disconnecting a socket") }
 // IsMPTCP reports false: Go speaks Multipath TCP on Linux only.
 func IsMPTCP(fd uintptr) (socket, inUse bool) { return false, false }
 
+// MPTCPCloseTimeout is zero: see IsMPTCP.
+func MPTCPCloseTimeout() time.Duration { return 0 }
+
 // missing is the error of what this system does not have at all.
 func missing(option string) error {
 	return fmt.Errorf("%s: %w", option, errors.ErrUnsupported)

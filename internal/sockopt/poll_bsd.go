@@ -31,7 +31,8 @@ func IsTCP(fd uintptr) bool {
 //	1, nil             bytes are waiting
 //	0, nil             a FIN was received
 //	0, syscall.EAGAIN  nothing is there
-//	0, another errno   the connection is dead
+//	0, another errno   the connection is dead, or the call is forbidden
+//	                   (ENOSYS, EPERM)
 //
 // A pending error is consumed by being returned, as by any read.
 func Peek(fd uintptr) (n int, err error) {
@@ -51,7 +52,7 @@ func Peek(fd uintptr) (n int, err error) {
 }
 
 // Poll returns the events that are pending now. It waits for nothing and
-// consumes nothing.
+// consumes nothing. It can't tell a FIN behind unread bytes from the bytes.
 func Poll(fd uintptr) (Events, error) {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {

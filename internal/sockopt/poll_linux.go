@@ -13,7 +13,8 @@ import (
 //	1, nil             bytes are waiting
 //	0, nil             a FIN was received
 //	0, syscall.EAGAIN  nothing is there
-//	0, another errno   the connection is dead
+//	0, another errno   the connection is dead, or the call is forbidden
+//	                   (ENOSYS, EPERM)
 //
 // A pending error is consumed by being returned, as by any read. Peek allocates
 // nothing and does not involve Go's scheduler.

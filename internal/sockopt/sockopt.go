@@ -23,8 +23,11 @@
 //	peek, poll         yes    yes    yes      yes      yes     yes      no
 //	disconnect         yes    no     no       no       no      no       no
 //
-// ¹ TCP_RXT_CONNDROPTIME, in seconds. ² TCP_MAXRTMS, or TCP_MAXRT in seconds.
-// DragonFly is like FreeBSD.
+// ¹ TCP_RXT_CONNDROPTIME, in seconds, counted from the first retransmission on
+// and looked at only when another one is due (tcp_timer.c in Apple's xnu).
+// ² TCP_MAXRTMS, or TCP_MAXRT in seconds ("IPPROTO_TCP socket options" at
+// learn.microsoft.com). Keep-alive is all there since version 1709 of Windows 10,
+// see [SetsKeepAlive]. DragonFly is like FreeBSD. Only what Linux does is tested.
 package sockopt
 
 import (
@@ -32,6 +35,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"reflect"
 	"syscall"
 	"time"
 )
@@ -77,11 +81,11 @@ const maxLayers = 16
 func Unwrap(c net.Conn) (inner net.Conn, layered bool) {
 	for range maxLayers {
 		w, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
+		if !ok || isNil(c) {
 			break
 		}
 		below := w.NetConn()
-		if below == nil {
+		if isNil(below) {
 			break
 		}
 		c, layered = below, true
@@ -93,18 +97,31 @@ func Unwrap(c net.Conn) (inner net.Conn, layered bool) {
 	return c, true
 }
 
+// isNil reports whether there is no connection in c, or a nil pointer to one.
+func isNil(c net.Conn) bool {
+	v := reflect.ValueOf(c)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
+}
+
 // Control calls f with the descriptor at the bottom of c. It returns f's error,
 // or the reason why f could not be called: net.ErrClosed if c is closed,
-// errors.ErrUnsupported if there is no descriptor (net.Pipe, say).
+// errors.ErrUnsupported if there is no descriptor: net.Pipe, say, or c is nil,
+// a nil pointer or new(net.TCPConn).
 //
 // The descriptor is valid only until f returns.
 func Control(c net.Conn, f func(fd uintptr) error) error {
 	inner, _ := Unwrap(c)
 	sc, ok := inner.(syscall.Conn)
+	if isNil(inner) {
+		return fmt.Errorf("sockopt: a nil %T is no connection: %w", inner, errors.ErrUnsupported)
+	}
 	if !ok {
 		return fmt.Errorf("sockopt: %T has no file descriptor: %w", inner, errors.ErrUnsupported)
 	}
 	rc, err := sc.SyscallConn()
+	if err == syscall.EINVAL { // package net's word for a zero value
+		return fmt.Errorf("sockopt: this %T was never connected: %w", inner, errors.ErrUnsupported)
+	}
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,9 @@
 package sockopt
 
 import (
+	"os"
+	"strconv"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -106,6 +109,19 @@ func IsMPTCP(fd uintptr) (socket, inUse bool) {
 	}
 	_, err = unix.GetsockoptInt(int(fd), solMPTCP, mptcpInfo)
 	return true, err != unix.EOPNOTSUPP && err != unix.ENOPROTOOPT
+}
+
+// MPTCPCloseTimeout returns how much longer Linux keeps a Multipath TCP
+// connection when its last subflow has died, in the hope for another one:
+// net.mptcp.close_timeout of the calling thread's network namespace. It is the
+// default of a minute if that can't be read.
+func MPTCPCloseTimeout() time.Duration {
+	text, err := os.ReadFile("/proc/sys/net/mptcp/close_timeout")
+	seconds, numErr := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 31)
+	if err != nil || numErr != nil {
+		return time.Minute
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // TCPInfo fills info with what the kernel knows about fd. It allocates nothing

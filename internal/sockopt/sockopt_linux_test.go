@@ -3,14 +3,12 @@ package sockopt
 import (
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -49,6 +47,50 @@ func TestKeepAliveReadsBackRoundedUp(t *testing.T) {
 			assert.Equal(t, KeepAlive{false, time.Second, 2 * time.Second, 4}, ka, "zero parts are left alone")
 		})
 	})
+}
+
+func TestOneRefusedKeepAliveOptionLeavesTheOthersSet(t *testing.T) {
+	c, _ := pair(t, "tcp", "127.0.0.1:0")
+	on(t, c, func(fd uintptr) {
+		err := SetKeepAlive(fd, KeepAlive{Enable: true, Idle: 7 * time.Second, Interval: 32768 * time.Second, Count: 128})
+		assert.ErrorContains(t, err, "TCP_KEEPCNT")
+		assert.ErrorContains(t, err, "TCP_KEEPINTVL")
+		ka, err := GetKeepAlive(fd)
+		require.NoError(t, err)
+		assert.True(t, ka.Enable)
+		assert.Equal(t, 7*time.Second, ka.Idle)
+	})
+}
+
+func TestARefusedOptionDoesNotHideBehindAMissingOne(t *testing.T) {
+	missing := wrap("setsockopt", "A", syscall.ENOPROTOOPT, true)
+	refused := wrap("setsockopt", "B", syscall.EINVAL, false)
+	assert.NoError(t, join(nil, nil))
+	assert.ErrorIs(t, join(nil, missing), errors.ErrUnsupported)
+	err := join(missing, nil, refused)
+	assert.ErrorIs(t, err, syscall.EINVAL)
+	assert.NotErrorIs(t, err, errors.ErrUnsupported)
+}
+
+// The kernel computes when the first probe is due when KEEPIDLE is set on a
+// socket with keep-alive on. Otherwise a whole KEEPIDLE passes first.
+func TestSettingKeepAliveOnAnIdleConnectionProbesAtOnce(t *testing.T) {
+	c, s := pair(t, "tcp", "127.0.0.1:0")
+	require.NoError(t, s.(*net.TCPConn).SetKeepAlive(false)) // its probes would be answered
+	const idle = 2 * time.Second
+	var info Info
+	read := func() Info {
+		on(t, c, func(fd uintptr) { require.NoError(t, TCPInfo(fd, &info)) })
+		return info
+	}
+	on(t, c, func(fd uintptr) { require.NoError(t, SetKeepAlive(fd, KeepAlive{Enable: false})) })
+	require.Eventually(t, func() bool { i := read(); return i.SincePeerHeard() > idle }, 10*time.Second, 10*time.Millisecond)
+	before, begin := info, time.Now()
+	on(t, c, func(fd uintptr) {
+		require.NoError(t, SetKeepAlive(fd, KeepAlive{Enable: true, Idle: idle, Interval: idle, Count: 9}))
+	})
+	require.Eventually(t, func() bool { return read().SegsOut != before.SegsOut }, 10*time.Second, time.Millisecond)
+	assert.Less(t, time.Since(begin), idle*3/4)
 }
 
 func TestKeepAliveReachesAConnectionThroughTLS(t *testing.T) {
@@ -128,6 +170,35 @@ func TestRecvErrReadsBackOnBothFamilies(t *testing.T) {
 	})
 }
 
+// An IPv6 socket may carry IPv4, whose ICMP errors go by IP_RECVERR.
+func TestRecvErrCoversIPv4OnAnIPv6Socket(t *testing.T) {
+	ln, err := net.Listen("tcp", ":0")
+	require.NoError(t, err)
+	defer ln.Close()
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	require.NoError(t, err)
+	client, err := net.Dial("tcp4", "127.0.0.1:"+port)
+	require.NoError(t, err)
+	defer client.Close()
+	c, err := ln.Accept()
+	require.NoError(t, err)
+	defer c.Close()
+	on(t, c, func(fd uintptr) {
+		if family, _ := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN); family != unix.AF_INET6 {
+			t.Skip("no dual stack here")
+		}
+		for _, want := range []bool{true, false} {
+			require.NoError(t, SetRecvErr(fd, want))
+			six, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVERR)
+			require.NoError(t, err)
+			assert.Equal(t, want, six != 0)
+			four, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR)
+			require.NoError(t, err)
+			assert.Equal(t, want, four != 0)
+		}
+	})
+}
+
 func TestNoDelayAndBuffersReadBack(t *testing.T) {
 	families(t, func(t *testing.T, c, _ net.Conn) {
 		on(t, c, func(fd uintptr) {
@@ -181,117 +252,6 @@ func TestADescriptorThatIsNoSocketIsARealError(t *testing.T) {
 	assert.ErrorIs(t, err, syscall.EBADF)
 }
 
-func TestPeekAndPollTellWhatIsWaiting(t *testing.T) {
-	families(t, func(t *testing.T, c, s net.Conn) {
-		peek := func() (n int, err error) {
-			on(t, c, func(fd uintptr) { n, err = Peek(fd) })
-			return n, err
-		}
-		poll := func() (e Events) {
-			on(t, c, func(fd uintptr) {
-				var err error
-				e, err = Poll(fd)
-				require.NoError(t, err)
-			})
-			return e
-		}
-		require.NoError(t, c.SetDeadline(time.Unix(1, 0)), "deadlines must not matter")
-		_, err := peek()
-		assert.Equal(t, syscall.EAGAIN, err)
-		assert.Zero(t, poll())
-
-		_, err = s.Write([]byte("xy"))
-		require.NoError(t, err)
-		require.Eventually(t, func() bool { n, _ := peek(); return n == 1 }, 5*time.Second, time.Millisecond)
-		assert.Equal(t, Readable, poll())
-
-		require.NoError(t, c.SetDeadline(time.Time{}))
-		_, err = io.ReadFull(c, make([]byte, 2))
-		require.NoError(t, err, "peek must consume nothing")
-
-		require.NoError(t, s.(*net.TCPConn).CloseWrite())
-		require.Eventually(t, func() bool { n, err := peek(); return n == 0 && err == nil }, 5*time.Second, time.Millisecond)
-		assert.Equal(t, Readable|ReadClosed, poll())
-	})
-}
-
-func TestPeekAndPollTellAReset(t *testing.T) {
-	c, s := pair(t, "tcp", "127.0.0.1:0")
-	require.NoError(t, s.(*net.TCPConn).SetLinger(0))
-	require.NoError(t, s.Close())
-	require.Eventually(t, func() (dead bool) {
-		on(t, c, func(fd uintptr) { e, _ := Poll(fd); dead = e&Failed != 0 })
-		return dead
-	}, 5*time.Second, time.Millisecond)
-	on(t, c, func(fd uintptr) {
-		e, err := Poll(fd)
-		require.NoError(t, err)
-		assert.Equal(t, Readable|ReadClosed|HangUp|Failed, e)
-		_, err = Peek(fd)
-		assert.Equal(t, syscall.ECONNRESET, err)
-	})
-}
-
-func TestTCPInfoKnowsStateAndTraffic(t *testing.T) {
-	families(t, func(t *testing.T, c, s net.Conn) {
-		var info Info
-		read := func() Info {
-			on(t, c, func(fd uintptr) { require.NoError(t, TCPInfo(fd, &info)) })
-			return info
-		}
-		before := read()
-		assert.Equal(t, StateEstablished, before.State)
-		assert.Positive(t, before.RTO)
-		for f := FieldBasic; f <= FieldNotSent; f++ {
-			assert.True(t, before.Has(f), "a kernel that Go 1.26 supports well should have field %d", f)
-		}
-		_, err := c.Write(make([]byte, 1000))
-		require.NoError(t, err)
-		_, err = s.Write(make([]byte, 10))
-		require.NoError(t, err)
-		require.Eventually(t, func() bool { return read().BytesAcked-before.BytesAcked == 1000 }, 5*time.Second, time.Millisecond)
-		assert.Equal(t, uint64(10), info.BytesReceived)
-		if info.Has(FieldDataSegs) {
-			assert.Equal(t, uint32(1), info.DataSegsIn)
-		}
-		if info.Has(FieldSndWnd) {
-			assert.Positive(t, info.SndWnd)
-		}
-		assert.Less(t, info.SincePeerHeard(), 5*time.Second)
-
-		require.NoError(t, s.(*net.TCPConn).CloseWrite())
-		require.Eventually(t, func() bool { return read().State == StateCloseWait }, 5*time.Second, time.Millisecond)
-	})
-}
-
-func TestFieldEndsMatchTheKernelStructure(t *testing.T) {
-	var raw unix.TCPInfo
-	for f, end := range map[Field]uintptr{
-		FieldBasic:     unsafe.Offsetof(raw.Pacing_rate),
-		FieldBytes:     unsafe.Offsetof(raw.Segs_out),
-		FieldSegs:      unsafe.Offsetof(raw.Notsent_bytes),
-		FieldNotSent:   unsafe.Offsetof(raw.Data_segs_in),
-		FieldDataSegs:  unsafe.Offsetof(raw.Delivery_rate),
-		FieldBytesSent: unsafe.Offsetof(raw.Dsack_dups),
-		FieldSndWnd:    unsafe.Offsetof(raw.Rcv_wnd),
-	} {
-		assert.True(t, (&Info{Len: int(end)}).Has(f), "field %d", f)
-		assert.False(t, (&Info{Len: int(end) - 1}).Has(f), "field %d", f)
-	}
-}
-
-func TestDisconnectResetsTheOwner(t *testing.T) {
-	families(t, func(t *testing.T, c, _ net.Conn) {
-		read := make(chan error, 1)
-		go func() {
-			_, err := c.Read(make([]byte, 1))
-			read <- err
-		}()
-		on(t, c, func(fd uintptr) { require.NoError(t, Disconnect(fd)) })
-		assert.ErrorIs(t, <-read, syscall.ECONNRESET)
-	})
-}
-
 func TestMultipathTCPIsRecognised(t *testing.T) {
 	plain, _ := pair(t, "tcp", "127.0.0.1:0")
 	on(t, plain, func(fd uintptr) {
@@ -323,37 +283,23 @@ func TestMultipathTCPIsRecognised(t *testing.T) {
 	})
 }
 
-func TestHotPathsAllocateNothing(t *testing.T) {
-	c, _ := pair(t, "tcp", "127.0.0.1:0")
-	var info Info
+func TestMultipathTCPThatFellBackIsNotInUse(t *testing.T) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	var d net.Dialer
+	d.SetMultipathTCP(true)
+	c, err := d.DialContext(t.Context(), "tcp", ln.Addr().String())
+	require.NoError(t, err)
+	defer c.Close()
 	on(t, c, func(fd uintptr) {
-		assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = Peek(fd) }), "Peek")
-		assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = Poll(fd) }), "Poll")
-		assert.Zero(t, testing.AllocsPerRun(100, func() { _ = TCPInfo(fd, &info) }), "TCPInfo")
+		socket, inUse := IsMPTCP(fd)
+		if !socket {
+			t.Skip("this kernel has no Multipath TCP")
+		}
+		assert.False(t, inUse)
 	})
 }
 
-func BenchmarkHotPaths(b *testing.B) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(b, err)
-	defer ln.Close()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(b, err)
-	defer c.Close()
-	var info Info
-	for name, f := range map[string]func(fd uintptr){
-		"op=peek":    func(fd uintptr) { _, _ = Peek(fd) },
-		"op=poll":    func(fd uintptr) { _, _ = Poll(fd) },
-		"op=tcpinfo": func(fd uintptr) { _ = TCPInfo(fd, &info) },
-	} {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			_ = Control(c, func(fd uintptr) error {
-				for b.Loop() {
-					f(fd)
-				}
-				return nil
-			})
-		})
-	}
-}

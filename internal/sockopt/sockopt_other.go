@@ -5,6 +5,10 @@ package sockopt
 // SetKeepAlive is unsupported on this system.
 func SetKeepAlive(fd uintptr, ka KeepAlive) error { return missing("keep-alive") }
 
+// SetsKeepAlive reports whether SetKeepAlive does all that this system can. If
+// not, package net knows how to do more.
+func SetsKeepAlive() bool { return false }
+
 // GetKeepAlive is unsupported on this system.
 func GetKeepAlive(fd uintptr) (KeepAlive, error) { return KeepAlive{}, missing("keep-alive") }
 

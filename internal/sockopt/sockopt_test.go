@@ -97,6 +97,28 @@ func TestControlReturnsBothKindsOfErrors(t *testing.T) {
 	assert.ErrorIs(t, err, net.ErrClosed)
 }
 
+func TestControlSaysWhatIsNoConnectionAtAll(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		conn net.Conn
+		want string
+	}{
+		{"nothing", nil, "no connection"},
+		{"nil TCP", (*net.TCPConn)(nil), "a nil *net.TCPConn is no connection"},
+		{"zero TCP", new(net.TCPConn), "this *net.TCPConn was never connected"},
+		{"nil TLS", (*tls.Conn)(nil), "a nil *tls.Conn is no connection"},
+		{"TLS over nothing", tls.Client(nil, &tls.Config{}), "*tls.Conn has no file descriptor"},
+		{"TLS over a nil TCP", tls.Client((*net.TCPConn)(nil), &tls.Config{}), "*tls.Conn has no file descriptor"},
+		{"a wrapper around nothing", struct{ net.Conn }{}, "has no file descriptor"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := Control(tt.conn, func(uintptr) error { t.Error("called"); return nil })
+			assert.ErrorIs(t, err, errors.ErrUnsupported)
+			assert.ErrorContains(t, err, tt.want)
+		})
+	}
+}
+
 func TestUnitsRoundUpAndNeverTruncateToNothing(t *testing.T) {
 	for _, tt := range []struct {
 		d    time.Duration
@@ -130,6 +152,11 @@ func TestWrappedErrorsKeepTheErrno(t *testing.T) {
 	assert.ErrorIs(t, err, syscall.EINVAL)
 	assert.ErrorIs(t, err, errors.ErrUnsupported)
 	assert.NoError(t, wrap("setsockopt", "TCP_KEEPIDLE", nil, true))
+}
+
+func TestThePeerWasHeardWhenAnythingCame(t *testing.T) {
+	assert.Equal(t, time.Second, (&Info{LastDataRecv: time.Second, LastAckRecv: 2 * time.Second}).SincePeerHeard())
+	assert.Equal(t, time.Second, (&Info{LastDataRecv: 2 * time.Second, LastAckRecv: time.Second}).SincePeerHeard())
 }
 
 func TestStatesHaveNames(t *testing.T) {

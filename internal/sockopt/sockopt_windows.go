@@ -49,6 +49,14 @@ func check(call, option string, err error) error {
 	return wrap(call, option, err, unsupported)
 }
 
+// SetsKeepAlive reports whether SetKeepAlive does all that this system can. If
+// not, package net knows how to do more: before version 1709 of Windows 10 the
+// times could be set by an ioctl only.
+func SetsKeepAlive() bool {
+	major, _, build := windows.RtlGetNtVersionNumbers()
+	return major > 10 || major == 10 && build >= 16299
+}
+
 // SetUserTimeout sets TCP_MAXRTMS, or TCP_MAXRT in seconds where that is
 // missing; 0 is the system's own limit.
 func SetUserTimeout(fd uintptr, d time.Duration) error {
@@ -100,7 +108,7 @@ type wsaPollFd struct {
 }
 
 // Poll returns the events that are pending now. It waits for nothing and
-// consumes nothing.
+// consumes nothing. It can't tell a FIN behind unread bytes from the bytes.
 func Poll(fd uintptr) (Events, error) {
 	if err := procWSAPoll.Find(); err != nil {
 		return 0, missing("WSAPoll")
