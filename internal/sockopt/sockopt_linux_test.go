@@ -302,4 +302,3 @@ func TestMultipathTCPThatFellBackIsNotInUse(t *testing.T) {
 		assert.False(t, inUse)
 	})
 }
-
