@@ -13,6 +13,7 @@ import (
 
 type verdict struct {
 	ok     bool
+	pinged bool // which takes time
 	reason Reason
 	err    error
 }
@@ -31,16 +32,17 @@ func (p *Pool[T]) check(ctx context.Context, e *entry[T], now int64) verdict {
 	if v := p.peek(e); !v.ok {
 		return v
 	}
-	if p.pingDue(e, now) {
-		if err := p.ping(ctx, e); err != nil {
-			if ctx.Err() == nil {
-				p.pingTheRest(now)
-			}
-			return verdict{reason: ReasonPing, err: err}
-		}
-		e.provenAt = p.now()
+	if !p.pingDue(e, now) {
+		return verdict{ok: true}
 	}
-	return verdict{ok: true}
+	if err := p.ping(ctx, e); err != nil {
+		if ctx.Err() == nil && p.classify(err) != health.Conn {
+			p.pingTheRest(now)
+		}
+		return verdict{pinged: true, reason: ReasonPing, err: err}
+	}
+	e.provenAt = p.now()
+	return verdict{ok: true, pinged: true}
 }
 
 // peek asks the kernel. It sends nothing and consumes nothing.
@@ -53,7 +55,7 @@ func (p *Pool[T]) peek(e *entry[T]) verdict {
 	case err == nil:
 		return verdict{ok: true}
 	case errors.Is(err, health.ErrUnread):
-		return verdict{ok: p.cfg.AllowUnread, reason: ReasonUnread, err: err}
+		return verdict{reason: ReasonUnread, err: err}
 	default:
 		return verdict{reason: ReasonDead, err: err}
 	}
@@ -81,31 +83,48 @@ func (p *Pool[T]) pingDue(e *entry[T], now int64) bool {
 func (p *Pool[T]) ping(ctx context.Context, e *entry[T]) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.cfg.PingTimeout, errPingTimeout)
 	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
 	p.mu.Lock()
 	p.stat.Pinged++
 	p.mu.Unlock()
-	if t := p.cfg.Trace; t != nil && t.PingDone != nil {
-		began := p.now()
-		defer func() { t.PingDone(ctx, PingDone{Took: time.Duration(p.now() - began), Err: err}) }()
+	began := p.now()
+	returned := false
+	b := bind(ctx, e)
+	defer func() {
+		if !returned { // runtime.Goexit: nobody comes back for e
+			b.release()
+			p.discard(e, ReasonPing, errGoexit)
+		}
+	}()
+	err = safely("Ping", func() error { return p.cfg.Ping(ctx, e.value) })
+	returned = true
+	if b.end(ctx) && err == nil {
+		err = context.Cause(ctx)
 	}
-	err = p.safely("Ping", func() error { return p.cfg.Ping(ctx, e.value) })
 	if err != nil && context.Cause(ctx) == errPingTimeout {
 		err = fmt.Errorf("%w: %w", errPingTimeout, err)
+	}
+	if t := p.cfg.Trace; t != nil && t.PingDone != nil {
+		t.PingDone(ctx, PingDone{Took: time.Duration(p.now() - began), Err: err})
 	}
 	return err
 }
 
-// pingTheRest is called when a ping has failed. All idle connections whose
-// ping is due leave the idle list and are asked at the same time, so that the
-// callers behind this one, and this one in its next round, meet only those
-// that answered.
+// pingTheRest is called when a ping has failed, but not because of a
+// connection's own reset. All idle connections whose ping is due leave the
+// idle list and are asked at the same time, so that the callers behind this
+// one, and this one in its next round, meet only those that answered.
 func (p *Pool[T]) pingTheRest(now int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
 	for e := p.idle.first; e != nil; {
 		next := e.next
 		if p.pingDue(e, now) {
-			p.takeLocked(e)
+			p.idle.remove(e)
+			e.state = inUse
 			p.work.Add(1)
 			go p.pingOne(e)
 		}
@@ -124,15 +143,24 @@ func (p *Pool[T]) pingOne(e *entry[T]) {
 		return
 	}
 	e.provenAt = p.now()
-	e.fastUntil = e.provenAt + freshFor
+	e.fastUntil = min(e.provenAt+freshFor, e.expires)
 	p.giveBack(e)
 }
 
+// classify asks the user's Classify. What it panics at is not to be trusted.
+func (p *Pool[T]) classify(err error) (class health.Class) {
+	if err := safely("Classify", func() error { class = p.cfg.Classify(err); return nil }); err != nil {
+		return health.Conn
+	}
+	return class
+}
+
 // safely calls user code and turns its panic into an error.
-func (p *Pool[T]) safely(name string, f func() error) (err error) {
+func safely(name string, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = &PanicError{Func: name, Value: fmt.Sprint(v), Stack: string(debug.Stack())}
+			cause, _ := v.(error)
+			err = &PanicError{Func: name, Value: fmt.Sprint(v), Stack: string(debug.Stack()), cause: cause}
 		}
 	}()
 	return f()

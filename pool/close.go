@@ -12,22 +12,27 @@ import (
 // died is the guard's callback. An idle connection leaves the pool here; one
 // in use leaves it when its holder gives it back.
 func (p *Pool[T]) died(e *entry[T]) {
+	e.dead.Store(true) // before the lock: who holds that may be about to hand e out
+	var k wake[T]
 	p.mu.Lock()
-	e.dead.Store(true)
 	if e.state != idle {
 		p.mu.Unlock()
 		return
 	}
+	now := p.tickLocked()
 	p.idle.remove(e)
-	e.state = inUse
 	p.retireLocked(e, ReasonDead, nil)
-	p.dispatchLocked(p.now())
+	if e.unproven {
+		p.failedLocked(errBornDead, now, &k)
+	}
+	p.dispatchLocked(now)
 	p.mu.Unlock()
+	k.tell()
 	p.ledger.destroy(e)
 }
 
-// retireLocked takes an entry that is in use out of the pool for good. The
-// caller passes it to the ledger once the lock is released.
+// retireLocked takes an entry that is not in the idle list out of the pool for
+// good. The caller passes it to the ledger once the lock is released.
 func (p *Pool[T]) retireLocked(e *entry[T], why Reason, err error) {
 	e.state = closing
 	e.gen++
@@ -38,7 +43,7 @@ func (p *Pool[T]) retireLocked(e *entry[T], why Reason, err error) {
 	p.all[e.index], last.index = last, e.index
 	p.all[len(p.all)-1] = nil
 	p.all = p.all[:len(p.all)-1]
-	if len(p.all) == 0 {
+	if len(p.all) == 0 && !e.unproven {
 		p.noneAt = p.now()
 	}
 }
@@ -63,7 +68,7 @@ func (p *Pool[T]) end(e *entry[T]) {
 	}
 	done := ConnClosed{Reason: e.reason, Err: e.err, Age: time.Duration(p.now() - e.born)}
 	if e.err != nil {
-		done.Class = p.cfg.Classify(e.err)
+		done.Class = p.classify(e.err)
 	}
 	if e.watch != nil {
 		e.watch.Stop()
@@ -87,28 +92,46 @@ func (p *Pool[T]) gone(now int64) {
 // closeConn closes politely within CloseTimeout, then hard. A dead connection
 // has nobody to be polite to, but its Close may still have things to free.
 func (p *Pool[T]) closeConn(e *entry[T]) error {
-	if e.abortive || e.reason == ReasonDead && !errors.Is(e.err, io.EOF) {
-		sever(e.conn) // after a FIN, a FIN is the right answer
+	hard := e.abortive || e.reason == ReasonDead && !errors.Is(e.err, io.EOF) // after a FIN, a FIN is the right answer
+	end := func() error {
+		if hard {
+			sever(e.conn)
+		}
+		return p.closeFn(e.value)
 	}
 	if p.closesAtOnce(e) {
-		return p.safely("Close", func() error { return p.closeFn(e.value) })
+		return end()
 	}
+	closed := p.inBackground(end)
+	if e.conn == nil {
+		return <-closed
+	}
+	timeout := time.NewTimer(p.cfg.CloseTimeout)
+	defer timeout.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-timeout.C:
+	}
+	severed := p.inBackground(func() error { sever(e.conn); return nil })
+	timeout.Reset(p.cfg.CloseTimeout)
+	select {
+	case <-severed:
+	case <-timeout.C: // not a socket, or it wouldn't take so long
+	}
+	return errCloseTimeout
+}
+
+// inBackground calls user code that may never return, panic, or end its
+// goroutine. Close of the pool waits for it.
+func (p *Pool[T]) inBackground(f func() error) <-chan error {
 	done := make(chan error, 1)
 	p.work.Go(func() {
-		done <- p.safely("Close", func() error { return p.closeFn(e.value) })
+		err := errGoexit
+		defer func() { done <- err }()
+		err = safely("Close", f)
 	})
-	polite := time.NewTimer(p.cfg.CloseTimeout)
-	defer polite.Stop()
-	select {
-	case err := <-done:
-		return err
-	case <-polite.C:
-	}
-	if e.conn == nil {
-		return errors.Join(errCloseTimeout, <-done)
-	}
-	sever(e.conn)
-	return errCloseTimeout
+	return done
 }
 
 // closesAtOnce reports whether closing is only the socket's own Close, which
@@ -146,19 +169,18 @@ func (cfg *Config[T]) closeFunc() func(T) error {
 	if cfg.Close != nil {
 		return cfg.Close
 	}
-	netConn := cfg.NetConn
+	netConn, timeout := cfg.NetConn, cfg.CloseTimeout
 	return func(v T) error {
 		switch c := any(v).(type) {
-		case interface{ Close() error }:
+		case io.Closer:
 			return ignoreClosed(c.Close())
-		case interface{ Close() }:
-			c.Close()
-		default:
-			if netConn != nil {
-				if c := netConn(v); c != nil {
-					return ignoreClosed(c.Close())
-				}
-			}
+		case ctxCloser:
+			ctx, cancel := context.WithTimeout(context.Background(), timeout)
+			defer cancel()
+			return ignoreClosed(c.Close(ctx))
+		}
+		if c := netConn(v); c != nil { // New has made sure that there is one
+			return ignoreClosed(c.Close())
 		}
 		return nil
 	}
@@ -174,10 +196,20 @@ func ignoreClosed(err error) error {
 // Reset declares all connections outdated, also those still being opened:
 // idle ones are closed at once, the others when they come back, and what is
 // needed is opened anew.
-func (p *Pool[T]) Reset() { p.reset(nil) }
-
-func (p *Pool[T]) reset(cause error) {
+func (p *Pool[T]) Reset() {
 	p.mu.Lock()
+	epoch := p.epoch
+	p.mu.Unlock()
+	p.reset(epoch, nil)
+}
+
+// reset ends an epoch, unless that has ended already.
+func (p *Pool[T]) reset(epoch uint64, cause error) {
+	p.mu.Lock()
+	if epoch != p.epoch {
+		p.mu.Unlock()
+		return
+	}
 	p.epoch++
 	p.stat.Resets++
 	out := p.takeIdleLocked(ReasonReset)
@@ -208,9 +240,10 @@ func (p *Pool[T]) destroyAll(es []*entry[T]) {
 
 // Close ends the pool. Waiting callers get ErrClosed at once, running opens
 // are cancelled, idle connections are closed. Close then waits for those in
-// use to be given back; if ctx ends first it closes them hard under their
-// holders and returns an error that says how many there were. It may be
-// called again, to wait again.
+// use to be given back, and for calls of Config's functions and hooks to end
+// (so don't call it from one); if ctx ends first it closes the connections
+// hard under their holders and returns an error that says how many there were.
+// It may be called again, and concurrently; the least patient call decides.
 func (p *Pool[T]) Close(ctx context.Context) error {
 	var k wake[T]
 	p.mu.Lock()
@@ -264,14 +297,14 @@ func (p *Pool[T]) abandon(ctx context.Context) error {
 		p.retireLocked(e, ReasonShutdown, nil)
 		out = append(out, e)
 	}
-	opening := p.opening
+	left := fmt.Sprintf("%d connections in use, which were cut off, %d being opened, %d being closed", len(out), p.opening, p.closing-len(out))
 	p.mu.Unlock()
 	p.destroyAll(out)
 	err := ctx.Err()
 	if cause := context.Cause(ctx); cause != err {
 		err = fmt.Errorf("%w: %w", err, cause)
 	}
-	return fmt.Errorf("pool: Close did not wait for %d connections in use, which were cut off, and %d still opening: %w", len(out), opening, err)
+	return fmt.Errorf("pool: Close did not wait for the end of %s: %w", left, err)
 }
 
 func stopTimer(t **time.Timer) {

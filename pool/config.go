@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net"
+	"reflect"
 	"runtime"
 	"time"
 
@@ -25,10 +28,12 @@ const (
 	defaultMaxWaiters         = 10_000
 
 	minOpenBackoff = 10 * time.Millisecond
+	minDuration    = time.Millisecond // less is a forgotten unit
 )
 
 // Config says how a [Pool] opens, checks, limits and closes its connections.
-// Only Open is required. New copies it; later changes have no effect.
+// Only Open is required. New copies it; later changes have no effect. A
+// positive duration under a millisecond is an error: it lacks its unit.
 type Config[T any] struct {
 	// Open makes a connection. Required. Its context ends after OpenTimeout
 	// or when the pool is closed, and doesn't belong to any caller of
@@ -38,14 +43,17 @@ type Config[T any] struct {
 
 	// Close ends a connection, politely: the peer may still be told goodbye.
 	// It is given CloseTimeout; after that the socket below is closed hard
-	// and the connection no longer counts. Nil: T's own Close method, if it
-	// has one. A connection that is known to be cut off is closed hard first,
-	// so that nothing waits for its peer.
+	// and the connection no longer counts. Nil: T's own Close, Close() error or
+	// Close(context.Context) error, or else that of the connection that
+	// NetConn returns; New fails if T has none of these. A connection that is
+	// known to be cut off is closed hard first, so that nothing waits for its
+	// peer.
 	Close func(T) error
 
 	// Ping asks the peer whether the connection still works, on the
 	// connection itself, before it is handed out; any error discards the
-	// connection. Nil: no application byte is ever sent by the pool.
+	// connection. Its I/O ends with its context, like that of Do's function.
+	// Nil: no application byte is ever sent by the pool.
 	Ping func(context.Context, T) error
 
 	// NetConn tells which network connection lies below a T, so that the
@@ -56,11 +64,14 @@ type Config[T any] struct {
 
 	// Classify replaces [health.Classify] in judging the errors given to Fail
 	// and returned from Do's function. Returning [health.Role] from it makes
-	// the pool replace all its connections, [health.Unknown] keeps this one.
+	// the pool replace all its connections. [health.Unknown] keeps this one,
+	// unless the error is one of I/O, after which nobody knows what is still
+	// under way, or bytes wait unread. A panic closes the connection.
 	Classify func(error) health.Class
 
 	// MaxConns bounds the connections being opened, live and being closed,
-	// together. Zero: GOMAXPROCS, but at least 4. Negative: an error.
+	// together. Zero: GOMAXPROCS, but at least 4. Negative, or more than
+	// 2³¹−1: an error.
 	MaxConns int
 
 	// MinIdleConns is how many connections the pool keeps idle beyond those
@@ -70,7 +81,9 @@ type Config[T any] struct {
 	MinIdleConns int
 
 	// MaxWaiters bounds how many callers may wait in Acquire; one more gets
-	// ErrTooManyWaiters at once. Zero: 10,000. Negative: no bound.
+	// ErrTooManyWaiters at once. Those who come back, because the connection
+	// they were given failed its check, are not refused. Zero: 10,000.
+	// Negative: no bound.
 	MaxWaiters int
 
 	// MaxConcurrentOpens bounds how many calls of Open run at once, so that
@@ -91,7 +104,8 @@ type Config[T any] struct {
 	// MaxOpenBackoff bounds the pause between attempts to open after a
 	// failure: a random duration up to 10 ms, doubled with each failure up to
 	// this ("full jitter"). While opening fails, no more than one attempt is
-	// begun in each such window. Zero: 1 s. Under 10 ms: an error.
+	// begun in each such window. Zero: 1 s. Under 10 ms, or more than
+	// DetectWithin: an error.
 	MaxOpenBackoff time.Duration
 
 	// MaxConnLifetime is the age at which a connection is no longer handed
@@ -122,15 +136,18 @@ type Config[T any] struct {
 	PingTimeout time.Duration
 
 	// CloseTimeout bounds a polite close. No caller ever waits for it, but the
-	// connection counts against MaxConns until its end. Zero: 50 ms.
+	// connection counts against MaxConns until its end. Where there is no
+	// network connection to close hard, that is the end of Close. Zero: 50 ms.
 	// Negative: an error.
 	CloseTimeout time.Duration
 
 	// AllowUnread keeps connections on which bytes wait unread while they are
 	// idle, for protocols whose servers speak unasked (notices, pushes).
 	// False: such a connection is discarded, because on a request-response
-	// protocol they are the rest of somebody else's reply. Bytes under TLS
-	// can't be judged from outside and never discard a connection.
+	// protocol they are the rest of somebody else's reply. Do looks when its
+	// function returns, and every checkout looks, but for those within a
+	// millisecond of the last. Bytes under TLS can't be judged from outside
+	// and never discard a connection.
 	AllowUnread bool
 
 	// LeakTimeout reports connections held longer than this, once each, with
@@ -140,7 +157,8 @@ type Config[T any] struct {
 
 	// Guard watches the sockets. Nil: the pool makes one, and ends it in
 	// Close. Give the same to several pools to let them share one goroutine;
-	// it is then the caller's to close, after the pools.
+	// it is then the caller's to close, after the pools: without it nothing
+	// can be opened any more.
 	Guard *health.Guard
 
 	// Trace is told what the pool does. Nil: nothing, at no cost.
@@ -176,6 +194,15 @@ func (cfg Config[T]) withDefaults() (Config[T], error) {
 	return cfg, nil
 }
 
+// ctxCloser is the shape of pgx's connections.
+type ctxCloser interface{ Close(context.Context) error }
+
+// closes reports whether T has a Close method of its own.
+func closes[T any]() bool {
+	t := reflect.TypeFor[T]()
+	return t.Implements(reflect.TypeFor[io.Closer]()) || t.Implements(reflect.TypeFor[ctxCloser]())
+}
+
 func defaultMaxConns() int { return max(4, runtime.GOMAXPROCS(0)) }
 
 func setDefault[V comparable](field *V, value V) {
@@ -193,8 +220,11 @@ func (cfg *Config[T]) validate() error {
 	if cfg.Open == nil {
 		bad("Open is nil; it must return a new connection")
 	}
-	if cfg.MaxConns < 0 {
-		bad("MaxConns is %d; it must be positive, or 0 for the default", cfg.MaxConns)
+	if cfg.Close == nil && cfg.NetConn == nil && !closes[T]() {
+		bad("Close is nil, and %v has no method Close() error or Close(context.Context) error; set Close", reflect.TypeFor[T]())
+	}
+	if cfg.MaxConns < 0 || cfg.MaxConns > math.MaxInt32 {
+		bad("MaxConns is %d; it must be positive and at most %d, or 0 for the default", cfg.MaxConns, math.MaxInt32)
 	}
 	limit := cfg.MaxConns
 	if limit == 0 {
@@ -220,6 +250,19 @@ func (cfg *Config[T]) validate() error {
 }
 
 func (cfg *Config[T]) validateDurations(bad func(string, ...any)) {
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"OpenTimeout", cfg.OpenTimeout}, {"CloseTimeout", cfg.CloseTimeout},
+		{"MaxConnLifetime", cfg.MaxConnLifetime}, {"MaxConnLifetimeJitter", cfg.MaxConnLifetimeJitter},
+		{"MaxConnIdleTime", cfg.MaxConnIdleTime}, {"LeakTimeout", cfg.LeakTimeout},
+		{"PingPeriod", cfg.PingPeriod}, {"PingTimeout", cfg.PingTimeout},
+	} {
+		if d.value > 0 && d.value < minDuration {
+			bad("%s is %v, less than a millisecond; was its unit forgotten?", d.name, d.value)
+		}
+	}
 	if cfg.DetectWithin != 0 && cfg.DetectWithin < minDetectWithin {
 		bad("DetectWithin is %v; it must be at least %v, or 0 for %v", cfg.DetectWithin, minDetectWithin, defaultDetectWithin)
 	}
@@ -228,6 +271,11 @@ func (cfg *Config[T]) validateDurations(bad func(string, ...any)) {
 	}
 	if cfg.MaxOpenBackoff != 0 && cfg.MaxOpenBackoff < minOpenBackoff {
 		bad("MaxOpenBackoff is %v; it must be at least %v, or 0 for %v", cfg.MaxOpenBackoff, minOpenBackoff, defaultMaxOpenBackoff)
+	}
+	detect := cfg.DetectWithin
+	setDefault(&detect, defaultDetectWithin)
+	if cfg.MaxOpenBackoff > detect && detect >= minDetectWithin {
+		bad("MaxOpenBackoff is %v, more than DetectWithin, %v; callers would be told that nothing can be opened before it was tried again", cfg.MaxOpenBackoff, detect)
 	}
 	if cfg.CloseTimeout < 0 {
 		bad("CloseTimeout is %v; it must be positive, or 0 for %v", cfg.CloseTimeout, defaultCloseTimeout)

@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"math"
 	"net"
 	"reflect"
 	"strings"
@@ -24,6 +25,7 @@ var badConfigs = []struct {
 }{
 	{"Open", func(c *netConfig) { c.Open = nil }, "nil"},
 	{"MaxConns", func(c *netConfig) { c.MaxConns = -1 }, "-1"},
+	{"MaxConns", func(c *netConfig) { c.MaxConns = math.MaxInt }, "at most 2147483647"},
 	{"MinIdleConns", func(c *netConfig) { c.MinIdleConns = -1 }, "-1"},
 	{"MinIdleConns", func(c *netConfig) { c.MinIdleConns = 5; c.MaxConns = 4 }, "more than MaxConns, 4"},
 	{"MaxConcurrentOpens", func(c *netConfig) { c.MaxConcurrentOpens = -2 }, "-2"},
@@ -32,6 +34,14 @@ var badConfigs = []struct {
 	{"OpenTimeout", func(c *netConfig) { c.OpenTimeout = -1 }, "positive"},
 	{"MaxOpenBackoff", func(c *netConfig) { c.MaxOpenBackoff = time.Millisecond }, "at least 10ms"},
 	{"MaxOpenBackoff", func(c *netConfig) { c.MaxOpenBackoff = -time.Second }, "at least 10ms"},
+	{"MaxOpenBackoff", func(c *netConfig) { c.MaxOpenBackoff = time.Hour }, "more than DetectWithin, 10s"},
+	{"MaxConnLifetime", func(c *netConfig) { c.MaxConnLifetime = 300 }, "unit"},
+	{"MaxConnIdleTime", func(c *netConfig) { c.MaxConnIdleTime = 60 }, "unit"},
+	{"OpenTimeout", func(c *netConfig) { c.OpenTimeout = 10 }, "unit"},
+	{"CloseTimeout", func(c *netConfig) { c.CloseTimeout = 10 }, "unit"},
+	{"LeakTimeout", func(c *netConfig) { c.LeakTimeout = 10 }, "unit"},
+	{"PingPeriod", func(c *netConfig) { c.Ping = health.RedisPing; c.PingPeriod = 10 }, "unit"},
+	{"PingTimeout", func(c *netConfig) { c.Ping = health.RedisPing; c.PingTimeout = 10 }, "unit"},
 	{"MaxConnLifetimeJitter", func(c *netConfig) { c.MaxConnLifetime = -1; c.MaxConnLifetimeJitter = 1 }, "MaxConnLifetime is off"},
 	{"MaxConnLifetimeJitter", func(c *netConfig) { c.MaxConnLifetime = 1; c.MaxConnLifetimeJitter = 2 }, "more than MaxConnLifetime"},
 	{"MaxConnLifetimeJitter", func(c *netConfig) { c.MaxConnLifetimeJitter = time.Hour }, "more than MaxConnLifetime, 30m"},
@@ -47,7 +57,7 @@ var badConfigs = []struct {
 }
 
 // noNonsense are the fields of which every value has a meaning.
-var noNonsense = []string{"Close", "Ping", "NetConn", "Classify", "MaxWaiters", "MaxConnLifetime", "MaxConnIdleTime", "AllowUnread", "Guard", "Trace"}
+var noNonsense = []string{"Ping", "NetConn", "Classify", "MaxWaiters", "AllowUnread", "Guard", "Trace"}
 
 func TestNewNamesEveryFieldThatMakesNoSense(t *testing.T) {
 	for _, bad := range badConfigs {
@@ -61,6 +71,13 @@ func TestNewNamesEveryFieldThatMakesNoSense(t *testing.T) {
 	}
 }
 
+func TestNewRefusesATypeThatItCannotClose(t *testing.T) {
+	_, err := pool.New(pool.Config[*conn]{Open: (&factory{}).open})
+	require.ErrorContains(t, err, "Config.Close is nil, and *pool_test.conn has no method Close")
+	_, err = pool.New(pool.Config[any]{Open: func(context.Context) (any, error) { return nil, nil }})
+	require.ErrorContains(t, err, "Config.Close")
+}
+
 func TestNewReportsAllMistakesAtOnce(t *testing.T) {
 	_, err := pool.New(netConfig{MaxConns: -1, CloseTimeout: -1})
 	for _, field := range []string{"Open", "MaxConns", "CloseTimeout"} {
@@ -69,7 +86,7 @@ func TestNewReportsAllMistakesAtOnce(t *testing.T) {
 }
 
 func TestEveryConfigFieldIsAccountedFor(t *testing.T) {
-	covered := map[string]bool{}
+	covered := map[string]bool{"Close": true} // TestNewRefusesATypeThatItCannotClose
 	for _, bad := range badConfigs {
 		covered[bad.field] = true
 	}

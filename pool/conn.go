@@ -30,7 +30,9 @@ func (c Conn[T]) Value() T {
 }
 
 // Release gives the connection back for others to use: every reply was read
-// to its end, and no deadline was left behind. After an error call Fail.
+// to its end, and no deadline was left behind. (Unread bytes are looked for at
+// the next checkout, but not if that comes within a millisecond of the last
+// one; Do looks always.) After an error call Fail.
 func (c Conn[T]) Release() {
 	e := c.e
 	if e == nil {
@@ -103,7 +105,7 @@ func (p *Pool[T]) release(c Conn[T], err error) {
 	keep := true
 	var class health.Class
 	if err != nil {
-		class = p.cfg.Classify(err)
+		class = p.classify(err)
 		keep = class == health.Unknown && !isIO(err)
 	}
 	p.mu.Lock()
@@ -117,7 +119,6 @@ func (p *Pool[T]) release(c Conn[T], err error) {
 		e.leak.n = 0
 	}
 	held := time.Duration(now - e.usedAt)
-	role := class == health.Role && e.epoch == p.epoch
 	p.mu.Unlock()
 
 	reason := ReasonFailed
@@ -127,8 +128,8 @@ func (p *Pool[T]) release(c Conn[T], err error) {
 			err = errors.Join(err, v.err)
 		}
 	}
-	if role {
-		p.reset(err)
+	if class == health.Role {
+		p.reset(e.epoch, err)
 	}
 	p.mu.Lock()
 	switch {
@@ -191,8 +192,8 @@ func (c Conn[T]) Err() error {
 }
 
 // Hijack takes the connection out of the pool: it is the caller's to close
-// and counts against MaxConns no longer. It reports false, with the zero T,
-// if the checkout has ended already.
+// and counts against MaxConns no longer. Trace.ConnClosed is told so. It
+// reports false, with the zero T, if the checkout has ended already.
 func (c Conn[T]) Hijack() (T, bool) {
 	var zero T
 	e := c.e
@@ -200,12 +201,12 @@ func (c Conn[T]) Hijack() (T, bool) {
 		return zero, false
 	}
 	p := e.pool
-	now := p.now()
 	p.mu.Lock()
 	if e.gen != c.gen || e.state != inUse {
 		p.mu.Unlock()
 		return zero, false
 	}
+	now := p.tickLocked()
 	p.retireLocked(e, ReasonHijacked, nil)
 	p.mu.Unlock()
 	if e.watch != nil {
@@ -213,5 +214,13 @@ func (c Conn[T]) Hijack() (T, bool) {
 	}
 	p.ledger.hijack(e)
 	p.gone(now)
+	if t := p.cfg.Trace; t != nil {
+		if t.ReleaseDone != nil {
+			t.ReleaseDone(ReleaseDone{Held: time.Duration(now - e.usedAt)})
+		}
+		if t.ConnClosed != nil {
+			t.ConnClosed(ConnClosed{Reason: ReasonHijacked, Age: time.Duration(now - e.born)})
+		}
+	}
 	return e.value, true
 }

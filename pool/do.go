@@ -22,32 +22,40 @@ func (p *Pool[T]) Do(ctx context.Context, f func(context.Context, T) error) erro
 	if err != nil {
 		return err
 	}
+	b := bind(ctx, c.e)
 	returned := false
 	defer func() {
 		if !returned { // a panic, or runtime.Goexit
+			b.release()
 			p.release(c, interrupted{})
 		}
 	}()
-	b := bind(ctx, c.e)
 	err = f(ctx, c.e.value)
 	returned = true
-	if b.end(ctx) {
-		p.release(c, errors.Join(interrupted{}, err))
-		return err
-	}
-	if err != nil {
+	switch v := p.peek(c.e); { // f may have left the rest of a reply
+	case b.end(ctx):
+		p.release(c, errors.Join(interrupted{context.Cause(ctx)}, err))
+	case err != nil:
 		p.release(c, err)
-		return err
+	case !v.ok:
+		p.release(c, interrupted{v.err})
+	default:
+		c.Release()
 	}
-	c.Release()
-	return nil
+	return err
 }
 
 // interrupted is the error that makes release close a connection whatever
 // Classify says: a net.Error, so that it counts as I/O.
-type interrupted struct{}
+type interrupted struct{ cause error }
 
-func (interrupted) Error() string   { return "pool: the use of the connection was interrupted" }
+func (i interrupted) Error() string {
+	if i.cause == nil {
+		return "pool: the use of the connection was interrupted"
+	}
+	return "pool: the use of the connection was interrupted: " + i.cause.Error()
+}
+func (i interrupted) Unwrap() error { return i.cause }
 func (interrupted) Timeout() bool   { return false }
 func (interrupted) Temporary() bool { return false }
 
@@ -55,44 +63,56 @@ type deadliner interface{ SetDeadline(time.Time) error }
 
 // binding ties I/O on a connection to a context.
 type binding struct {
-	conn deadliner   // has the context's deadline, to be cleared; nil if none
-	stop func() bool // of what waits for the context's end; nil if nothing does
+	conn     deadliner   // takes deadlines; nil if none does
+	deadline time.Time   // the context's; zero if it has none
+	stop     func() bool // of what waits for the context's end; nil if nothing does
 }
 
 func bind[T any](ctx context.Context, e *entry[T]) (b binding) {
+	b.deadline, _ = ctx.Deadline()
+	conn, ok := any(e.value).(deadliner)
+	if !ok {
+		if e.conn == nil {
+			return b
+		}
+		conn = e.conn
+	}
+	b.conn = conn
 	if ctx.Done() == nil {
 		return b
 	}
-	conn, ok := any(e.value).(deadliner)
-	if !ok && e.conn == nil {
-		return b
-	}
-	if !ok {
-		conn = e.conn
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		b.conn = conn
-		conn.SetDeadline(deadline) // a connection too broken for this will say so in f
+	if !b.deadline.IsZero() {
+		conn.SetDeadline(b.deadline) // a connection too broken for this will say so in f
 	}
 	b.stop = context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	return b
 }
 
-// end undoes the binding and reports whether the context has ended.
+// end undoes the binding and reports whether the context has ended. The
+// socket's timer may have seen the deadline before the context's did.
 func (b binding) end(ctx context.Context) bool {
-	if b.stop != nil && !b.stop() || ctx.Err() != nil {
+	if !b.release() || ctx.Err() != nil || !b.deadline.IsZero() && !time.Now().Before(b.deadline) {
 		return true
 	}
-	if b.conn != nil {
+	if b.conn != nil { // whoever has set a deadline, it must not meet the next caller
 		b.conn.SetDeadline(time.Time{})
 	}
 	return false
 }
 
+// release lets go of the context. It reports false if that has ended.
+func (b binding) release() bool { return b.stop == nil || b.stop() }
+
 // acquireObserved is Acquire for a pool with hooks or leak reports.
 func (p *Pool[T]) acquireObserved(ctx context.Context) (Conn[T], error) {
 	began := p.now()
 	c, waited, err := p.acquire(ctx)
+	told := false
+	defer func() {
+		if !told { // the hook has panicked
+			c.Release()
+		}
+	}()
 	if l := p.leakOf(c); l != nil {
 		var pcs [len(leak{}.pcs)]uintptr
 		n := runtime.Callers(3, pcs[:])
@@ -103,6 +123,7 @@ func (p *Pool[T]) acquireObserved(ctx context.Context) (Conn[T], error) {
 	if t := p.cfg.Trace; t.AcquireDone != nil {
 		t.AcquireDone(ctx, AcquireDone{Wait: time.Duration(p.now() - began), Waited: waited, Err: err})
 	}
+	told = true
 	return c, err
 }
 

@@ -33,7 +33,7 @@ type entry[T any] struct {
 	// Owned by the holder while in use, by the pool's mutex otherwise.
 	fastUntil int64 // until then a checkout needs no check
 	usedAt    int64 // last checkout
-	provenAt  int64 // last time that the peer was known to answer: open, ping, a clean use
+	provenAt  int64 // last time that the peer answered: to the open, to a ping
 	leak      *leak
 
 	// Guarded by the pool's mutex.
@@ -42,6 +42,7 @@ type entry[T any] struct {
 	prev, next *entry[T]
 	index      int // in Pool.all
 	state      state
+	unproven   bool // nobody has had it yet
 
 	// Set by whoever takes the entry out of the pool, read by its end.
 	reason   Reason
@@ -106,25 +107,28 @@ type waiterList[T any] struct {
 	len         int
 }
 
-func (l *waiterList[T]) pushBack(w *waiter[T]) {
-	w.prev, w.next, w.queued = l.last, nil, true
-	if l.last != nil {
-		l.last.next = w
-	} else {
-		l.first = w
+// push puts w behind all that have waited longer, which for a newcomer is the
+// end. Who comes back, because the connection they got failed its check, finds
+// their place near the front.
+func (l *waiterList[T]) push(w *waiter[T], newcomer bool) {
+	behind := l.last
+	if !newcomer {
+		behind = nil
+		for x := l.first; x != nil && x.since <= w.since; x = x.next {
+			behind = x
+		}
 	}
-	l.last = w
-	l.len++
-}
-
-func (l *waiterList[T]) pushFront(w *waiter[T]) {
-	w.prev, w.next, w.queued = nil, l.first, true
-	if l.first != nil {
-		l.first.prev = w
+	w.prev, w.queued = behind, true
+	if behind != nil {
+		w.next, behind.next = behind.next, w
+	} else {
+		w.next, l.first = l.first, w
+	}
+	if w.next != nil {
+		w.next.prev = w
 	} else {
 		l.last = w
 	}
-	l.first = w
 	l.len++
 }
 

@@ -36,7 +36,7 @@ func (e *AcquireError) Error() string {
 	switch {
 	case e.OpenErr != nil:
 		fmt.Fprintf(&b, "; opening fails, %d times in a row: %v", e.Stat.OpenFailures, e.OpenErr)
-	case e.Stat.Opening > 0:
+	case e.Stat.Opening > 0 && e.Stat.OldestOpen > 0:
 		fmt.Fprintf(&b, "; the oldest open has been running for %v without an answer", e.Stat.OldestOpen.Round(time.Millisecond))
 	case e.Stat.InUse >= e.Stat.MaxConns:
 		b.WriteString("; all are held: release them sooner, or raise MaxConns")
@@ -62,12 +62,16 @@ func (e *AcquireError) Timeout() bool {
 // what [health.SafeToRetry] asks for.
 func (e *AcquireError) SafeToRetry() bool { return true }
 
-// PanicError is what a panic in Open, Ping or Close becomes.
+// PanicError is what a panic in a function of Config becomes.
 type PanicError struct {
-	Func  string // "Open", "Ping" or "Close"
+	Func  string // "Open", "Ping", "Close", "NetConn" or "Classify"
 	Value string // what was panicked with, formatted
 	Stack string // the panicking goroutine's stack
+	cause error
 }
+
+// Unwrap returns what was panicked with, if that was an error.
+func (e *PanicError) Unwrap() error { return e.cause }
 
 func (e *PanicError) Error() string {
 	return fmt.Sprintf("pool: Config.%s panicked: %s\n%s", e.Func, e.Value, e.Stack)
@@ -77,6 +81,7 @@ var (
 	errOpenTimeout  = errors.New("pool: Open took longer than OpenTimeout")
 	errPingTimeout  = errors.New("pool: Ping took longer than PingTimeout")
 	errCloseTimeout = errors.New("pool: Close took longer than CloseTimeout")
+	errGoexit       = errors.New("pool: the function ended its goroutine (runtime.Goexit)")
 	errNoConn       = errors.New("pool: Open returned no connection and no error")
 	errBornDead     = errors.New("pool: the connection was dead before its first use")
 	errOpenFails    = errors.New("opening fails and no connection is left")

@@ -111,7 +111,8 @@ func ExampleConfig_classify() {
 	errReadOnly := errors.New("cannot execute UPDATE in a read-only transaction")
 	opened := 0
 	p, err := pool.New(pool.Config[*int]{
-		Open: func(context.Context) (*int, error) { opened++; return new(opened), nil },
+		Open:  func(context.Context) (*int, error) { opened++; return new(opened), nil },
+		Close: func(*int) error { return nil },
 		Classify: func(err error) health.Class {
 			if errors.Is(err, errReadOnly) {
 				return health.Role

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
+	"reflect"
 	"slices"
 	"time"
 
@@ -23,8 +24,8 @@ func (p *Pool[T]) dispatchLocked(now int64) {
 	for p.opening < min(want, p.cfg.MaxConcurrentOpens) && p.total < p.cfg.MaxConns {
 		if p.fails > 0 {
 			if now < p.nextOpen {
-				p.retryAtLocked(p.nextOpen - now)
-				return
+				p.retryInLocked(p.nextOpen - now)
+				break
 			}
 			p.nextOpen = now + p.backoffLocked()
 		}
@@ -44,11 +45,12 @@ func (p *Pool[T]) backoffLocked() int64 {
 	if n := p.fails - 1; n < 30 {
 		window = min(window, minOpenBackoff<<n)
 	}
-	return int64(rand.N(window + 1))
+	return int64(rand.N(window) + 1)
 }
 
-func (p *Pool[T]) retryAtLocked(in int64) {
-	if p.retry != nil {
+func (p *Pool[T]) retryInLocked(in int64) {
+	if p.retry != nil && p.retry.Stop() {
+		p.retry.Reset(time.Duration(in))
 		return
 	}
 	p.retry = time.AfterFunc(time.Duration(in), func() {
@@ -78,40 +80,40 @@ func (p *Pool[T]) open(began int64) {
 	p.opening--
 	i := slices.Index(p.opens, began)
 	p.opens = slices.Delete(p.opens, i, i+1)
-	var retired *entry[T]
-	if e != nil {
-		retired = p.arrivedLocked(e, err, &k)
-	} else {
+	fit := false
+	switch {
+	case e == nil:
 		p.total--
-	}
-	if err != nil {
 		p.failedLocked(err, now, &k)
+	case err != nil:
+		e.state, e.reason, e.err = closing, ReasonDead, err
+		p.closing++
+		p.failedLocked(err, now, &k)
+	default:
+		fit = p.arrivedLocked(e, &k)
 	}
 	p.dispatchLocked(now)
 	p.mu.Unlock()
 	k.tell()
-	if retired != nil {
-		p.ledger.destroy(retired)
+	if e != nil && !fit {
+		p.ledger.destroy(e)
 	}
 }
 
-// arrivedLocked takes a new connection in, or returns it if it must go again.
-func (p *Pool[T]) arrivedLocked(e *entry[T], err error, k *wake[T]) *entry[T] {
+// arrivedLocked takes a new connection in. It reports false if that must go
+// again.
+func (p *Pool[T]) arrivedLocked(e *entry[T], k *wake[T]) bool {
 	e.index = len(p.all)
 	p.all = append(p.all, e)
 	e.state = inUse
 	p.stat.Opened++
-	if err != nil {
-		p.retireLocked(e, ReasonDead, err)
-		return e
-	}
-	p.fails, p.nextOpen, p.openErr = 0, 0, nil
+	p.openErr = nil
 	if why, unfit := p.unfitLocked(e); unfit {
 		p.retireLocked(e, why, nil)
-		return e
+		return false
 	}
 	p.putLocked(e, k)
-	return nil
+	return true
 }
 
 // failedLocked notes a failed open. Callers wait on, unless waiting is vain.
@@ -126,7 +128,7 @@ func (p *Pool[T]) failedLocked(err error, now int64, k *wake[T]) {
 	if p.total-p.opening-p.closing > 0 {
 		return
 	}
-	if health.Permanent(err) {
+	if health.Permanent(err) || errors.Is(err, health.ErrGuardClosed) {
 		p.failWaitersLocked(errOpenPermanent, math.MaxInt64, k)
 		return
 	}
@@ -173,9 +175,7 @@ func (p *Pool[T]) construct(ctx context.Context) (*entry[T], error) {
 	v, err := p.callOpen(ctx)
 	var e *entry[T]
 	if err == nil {
-		if e, err = p.adopt(v, epoch); err != nil {
-			err = errors.Join(err, p.closeConn(&entry[T]{value: v, conn: p.cfg.netConn(v)}))
-		}
+		e, err = p.adopt(v, epoch)
 	}
 	if t != nil && t.OpenDone != nil {
 		t.OpenDone(ctx, OpenDone{Took: time.Duration(p.now() - began), Err: err})
@@ -183,11 +183,19 @@ func (p *Pool[T]) construct(ctx context.Context) (*entry[T], error) {
 	return e, err
 }
 
+// callOpen calls Open on a goroutine of its own, which Open may end, as tests do
+// with t.FailNow.
 func (p *Pool[T]) callOpen(ctx context.Context) (v T, err error) {
-	err = p.safely("Open", func() (err error) {
-		v, err = p.cfg.Open(ctx)
-		return err
-	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err = errGoexit
+		err = safely("Open", func() (err error) {
+			v, err = p.cfg.Open(ctx)
+			return err
+		})
+	}()
+	<-done
 	switch {
 	case err != nil && context.Cause(ctx) == errOpenTimeout:
 		err = fmt.Errorf("%w: %w", errOpenTimeout, err)
@@ -197,41 +205,74 @@ func (p *Pool[T]) callOpen(ctx context.Context) (v T, err error) {
 	return v, err
 }
 
-func isNil[T any](v T) bool { return any(v) == nil }
+// isNil also knows nil pointers in interfaces, a frequent slip of functions
+// that return one.
+func isNil[T any](v T) bool {
+	r := reflect.ValueOf(any(v))
+	switch r.Kind() {
+	case reflect.Invalid:
+		return true
+	case reflect.Pointer, reflect.Map, reflect.Chan, reflect.Func, reflect.Slice:
+		return r.IsNil()
+	}
+	return false
+}
 
 // adopt makes an entry of a new connection and lets the guard watch it.
 func (p *Pool[T]) adopt(v T, epoch uint64) (*entry[T], error) {
 	now := p.now()
 	e := &entry[T]{
-		pool: p, value: v, epoch: epoch, state: opening,
-		born: now, usedAt: now, provenAt: now, idleSince: now, fastUntil: now + freshFor,
-		expires: p.expiry(now),
-		conn:    p.cfg.netConn(v),
+		pool: p, value: v, epoch: epoch, state: opening, unproven: true,
+		born: now, usedAt: now, provenAt: now, idleSince: now, expires: p.expiry(now),
 	}
+	e.fastUntil = min(now+freshFor, e.expires)
 	if p.cfg.LeakTimeout > 0 {
 		e.leak = &leak{}
 	}
-	if e.conn == nil {
-		return e, nil
+	err := safely("NetConn", func() (err error) {
+		if e.conn = p.cfg.netConn(v); e.conn == nil {
+			return nil
+		}
+		watched := e.conn
+		if p.cfg.AllowUnread {
+			watched = opaque{watched}
+		}
+		e.watch, err = p.guard.Watch(watched, func(*health.Watch) { p.died(e) })
+		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return fmt.Errorf("pool: watching the connection: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		e.abortive = true
+		return nil, errors.Join(err, p.closeConn(e))
 	}
-	w, err := p.guard.Watch(e.conn, func(*health.Watch) { p.died(e) })
-	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		return nil, fmt.Errorf("pool: watching the connection: %w", err)
-	}
-	e.watch = w
 	return e, nil
 }
+
+// opaque hides from the guard what the bytes on a connection mean, as TLS does:
+// it then looks for an end behind them.
+type opaque struct{ net.Conn }
+
+func (o opaque) NetConn() net.Conn { return o.Conn }
 
 // expiry draws the end of a lifetime that begins now.
 func (p *Pool[T]) expiry(now int64) int64 {
 	if p.cfg.MaxConnLifetime <= 0 {
 		return math.MaxInt64
 	}
-	return now + int64(lifetime(p.cfg.MaxConnLifetime, p.cfg.MaxConnLifetimeJitter))
+	left := int64(lifetime(p.cfg.MaxConnLifetime, p.cfg.MaxConnLifetimeJitter))
+	if left > math.MaxInt64-now {
+		return math.MaxInt64
+	}
+	return now + left
 }
 
 func lifetime(limit, jitter time.Duration) time.Duration {
-	return limit - rand.N(jitter+1)
+	if jitter <= 0 {
+		return limit
+	}
+	return limit - rand.N(jitter)
 }
 
 func (cfg *Config[T]) netConn(v T) net.Conn {

@@ -137,7 +137,10 @@ func TestWithoutADeadlineTheLastOpenErrorEndsTheWaitAfterDetectWithin(t *testing
 
 func TestAPanicInOpenBecomesAnErrorWithTheStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, err := pool.New(pool.Config[*conn]{Open: func(context.Context) (*conn, error) { panic("boom") }})
+		p, err := pool.New(pool.Config[*conn]{
+			Open:  func(context.Context) (*conn, error) { panic("boom") },
+			Close: func(*conn) error { return nil },
+		})
 		require.NoError(t, err)
 		defer closePool(t, p)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -173,7 +176,7 @@ func TestAnOpenThatReturnsAfterCloseLeaksNothing(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		err = p.Close(ctx)
-		require.ErrorContains(t, err, "1 still opening")
+		require.ErrorContains(t, err, "1 being opened")
 		require.Equal(t, time.Second, time.Since(began))
 		require.NoError(t, p.Close(t.Context()))
 		require.Equal(t, time.Minute, time.Since(began))

@@ -28,9 +28,11 @@ type Pool[T any] struct {
 	closeFn  func(T) error
 	ctx      context.Context // ends with the pool
 	cancel   context.CancelFunc
-	waited   atomic.Int64  // Stat.WaitDuration
 	finished chan struct{} // closed when Close has nothing left to wait for
 	work     sync.WaitGroup
+
+	acquiredSlow atomic.Int64 // Stat.Acquired, but for those in stat
+	waited       atomic.Int64 // Stat.WaitDuration
 
 	// mu guards the fields below and what entry and waiter say. No user code,
 	// no system call and no other lock is taken under it.
@@ -44,14 +46,16 @@ type Pool[T any] struct {
 	opening  int
 	closing  int
 	epoch    uint64
-	fails    int   // failed opens in a row
 	clock    int64 // the latest time that anybody has read; at most an upkeep period old
+	fails    int   // failed opens in a row
 	nextOpen int64 // no open before this, while fails > 0
 	openErr  error // the last failed open's
 	noneAt   int64 // since when there has been no live connection
 	opens    []int64
 	retry    *time.Timer // set while an open waits for nextOpen
 	upkeep   *time.Timer // set while there is something to keep up
+	upkeepID int         // of the timer in upkeep
+	hurried  bool        // upkeep runs soon, because somebody waits
 }
 
 // New makes a pool. It does no I/O: connections are opened when callers or
@@ -66,6 +70,7 @@ func New[T any](cfg Config[T]) (*Pool[T], error) {
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.waitPool.New = func() any { return &waiter[T]{ready: make(chan struct{}, 1)} }
 	if t := cfg.Trace; t != nil {
+		p.cfg.Trace = new(*t)
 		p.observed = t.AcquireDone != nil || t.ReleaseDone != nil || cfg.LeakTimeout > 0
 	}
 	if p.ledger, err = newLedger(cfg.MaxConns, p.construct, p.end); err != nil {
@@ -105,116 +110,151 @@ func (p *Pool[T]) acquire(ctx context.Context) (c Conn[T], waited bool, err erro
 	}
 	p.mu.Lock()
 	if e := p.idle.first; e != nil && now < e.fastUntil && !e.dead.Load() {
-		p.takeLocked(e)
-		p.clock = max(p.clock, now)
-		e.usedAt, e.fastUntil = now, now+freshFor
+		p.takeLocked(e, now)
+		p.stat.Acquired++
+		e.checkedOut(now)
 		c = Conn[T]{e, e.gen}
-		if p.idle.len < p.cfg.MinIdleConns {
-			p.dispatchLocked(now)
-		}
 		p.mu.Unlock()
 		return c, false, nil
 	}
-	return p.acquireSlow(ctx, now)
+	a := attempt{ctx: ctx, began: now, now: now}
+	if c, err = p.acquireSlow(&a); err == nil {
+		p.acquiredSlow.Add(1)
+	} else {
+		a.now = p.now()
+	}
+	if a.waited {
+		p.waited.Add(a.now - a.began)
+	}
+	return c, a.waited, err
+}
+
+// checkedOut notes a checkout.
+func (e *entry[T]) checkedOut(now int64) {
+	e.usedAt, e.fastUntil = now, min(now+freshFor, e.expires)
 }
 
 // takeLocked makes an idle entry the caller's.
-func (p *Pool[T]) takeLocked(e *entry[T]) {
+func (p *Pool[T]) takeLocked(e *entry[T], now int64) {
+	p.clock = max(p.clock, now)
 	p.idle.remove(e)
 	e.state = inUse
-	p.stat.Acquired++
+	if e.unproven {
+		p.provenLocked(e)
+	}
+	if p.idle.len < p.cfg.MinIdleConns {
+		p.dispatchLocked(p.clock)
+	}
+}
+
+// provenLocked is called when a new connection is good for something. Until
+// then its arrival doesn't end the backoff: a balancer without backends accepts
+// everything, and closes it.
+func (p *Pool[T]) provenLocked(e *entry[T]) {
+	e.unproven = false
+	p.fails, p.nextOpen = 0, 0
+}
+
+// attempt is one call of Acquire that didn't succeed at once.
+type attempt struct {
+	ctx        context.Context
+	began, now int64
+	waited     bool
 }
 
 // acquireSlow is entered with the lock held and leaves without it.
-func (p *Pool[T]) acquireSlow(ctx context.Context, began int64) (_ Conn[T], waited bool, _ error) {
-	now := began
-	for again := false; ; again = true {
+func (p *Pool[T]) acquireSlow(a *attempt) (Conn[T], error) {
+	for {
 		if p.closed {
 			p.mu.Unlock()
-			return Conn[T]{}, waited, ErrClosed
+			return Conn[T]{}, ErrClosed
 		}
-		p.clock = max(p.clock, now)
-		e := p.idle.first
-		var gen uint64
-		if e != nil {
-			p.takeLocked(e)
-			gen = e.gen
-			if p.idle.len < p.cfg.MinIdleConns {
-				p.dispatchLocked(now)
-			}
+		var c Conn[T]
+		if e := p.idle.first; e != nil {
+			p.takeLocked(e, a.now)
+			c = Conn[T]{e, e.gen}
 			p.mu.Unlock()
 		} else {
 			var err error
-			waited = true
-			if e, gen, err = p.wait(ctx, began, again); err != nil {
-				return Conn[T]{}, waited, err
+			if c, err = p.wait(a); err != nil {
+				return Conn[T]{}, err
 			}
-			now = p.now()
-			p.waited.Add(now - began)
+			a.now = p.now()
 		}
-		v := verdict{ok: now < e.fastUntil && !e.dead.Load()}
+		e := c.e
+		v := verdict{ok: a.now < e.fastUntil && !e.dead.Load()}
 		if !v.ok {
-			v = p.check(ctx, e, now)
+			v = p.check(a.ctx, e, a.now)
 		}
 		if v.ok {
-			e.usedAt, e.fastUntil = now, now+freshFor
-			return Conn[T]{e, gen}, waited, nil
+			e.checkedOut(a.now)
+			if !v.pinged {
+				return c, nil
+			}
+		} else {
+			p.discard(e, v.reason, v.err)
 		}
-		p.discard(e, v.reason, v.err)
-		if ctx.Err() != nil {
-			return Conn[T]{}, waited, p.gaveUp(ctx, began)
+		if a.ctx.Err() != nil {
+			if v.ok {
+				p.giveBack(e)
+			}
+			return Conn[T]{}, p.gaveUp(a.ctx, a.began)
 		}
-		now = p.now()
+		if v.ok {
+			return c, nil
+		}
+		a.now = p.now()
 		p.mu.Lock()
-		p.stat.Acquired--
 	}
 }
 
-// wait queues the caller, in front if it was served once already. It is
-// entered with the lock held and leaves without it.
-func (p *Pool[T]) wait(ctx context.Context, began int64, again bool) (*entry[T], uint64, error) {
-	if !again && p.cfg.MaxWaiters >= 0 && p.waiters.len >= p.cfg.MaxWaiters {
-		err := p.acquireErrorLocked(ErrTooManyWaiters, began)
+// wait queues the caller. It is entered with the lock held and leaves without
+// it.
+func (p *Pool[T]) wait(a *attempt) (Conn[T], error) {
+	newcomer := !a.waited
+	if newcomer && p.cfg.MaxWaiters >= 0 && p.waiters.len >= p.cfg.MaxWaiters {
+		p.stat.Refused++
+		err := p.acquireErrorLocked(ErrTooManyWaiters, a.began)
 		p.mu.Unlock()
-		return nil, 0, err
+		return Conn[T]{}, err
 	}
 	w := p.waitPool.Get().(*waiter[T])
-	w.since, w.deadline = began, 0
-	if d, ok := ctx.Deadline(); ok {
-		w.deadline = max(1, int64(d.Sub(p.start)))
+	w.since, w.deadline = a.began, 0
+	if d, ok := a.ctx.Deadline(); ok {
+		w.deadline = max(1, a.now+int64(time.Until(d)))
 	}
-	if again {
-		p.waiters.pushFront(w)
-	} else {
-		p.waiters.pushBack(w)
+	p.waiters.push(w, newcomer)
+	if newcomer {
+		a.waited = true
 		p.stat.Waits++
 	}
+	p.clock = max(p.clock, a.now)
 	p.dispatchLocked(p.clock)
 	p.mu.Unlock()
 
-	if done := ctx.Done(); done == nil {
+	if done := a.ctx.Done(); done == nil {
 		<-w.ready
 	} else {
 		select {
 		case <-w.ready:
 		case <-done:
 			if p.leave(w) {
-				return nil, 0, p.gaveUp(ctx, began)
+				return Conn[T]{}, p.gaveUp(a.ctx, a.began)
 			}
 			<-w.ready
 		}
 	}
-	e, gen, err := w.entry, w.gen, w.err
+	c, err := Conn[T]{w.entry, w.gen}, w.err
 	w.reset()
 	p.waitPool.Put(w)
 	switch {
 	case err != nil:
-		return nil, 0, p.waitFailed(ctx, err, began)
-	case ctx.Err() != nil:
-		p.giveBack(e)
-		return nil, 0, p.gaveUp(ctx, began)
+		return Conn[T]{}, p.waitFailed(a, err)
+	case a.ctx.Err() != nil:
+		p.giveBack(c.e)
+		return Conn[T]{}, p.gaveUp(a.ctx, a.began)
 	}
-	return e, gen, nil
+	return c, nil
 }
 
 // leave takes w out of the queue. It reports false if w was served already.
@@ -230,16 +270,16 @@ func (p *Pool[T]) leave(w *waiter[T]) bool {
 }
 
 // waitFailed completes the error that a waiter was told.
-func (p *Pool[T]) waitFailed(ctx context.Context, err error, began int64) error {
-	if err == ErrClosed {
+func (p *Pool[T]) waitFailed(a *attempt, err error) error {
+	switch err {
+	case ErrClosed:
 		return err
-	}
-	if err == context.DeadlineExceeded {
-		return p.gaveUp(ctx, began)
+	case context.DeadlineExceeded:
+		return p.gaveUp(a.ctx, a.began)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.acquireErrorLocked(err, began)
+	return p.acquireErrorLocked(err, a.began)
 }
 
 // gaveUp is the error of a caller whose context has ended, or whose deadline
@@ -259,9 +299,7 @@ func (p *Pool[T]) gaveUp(ctx context.Context, began int64) error {
 }
 
 func (p *Pool[T]) acquireErrorLocked(err error, began int64) error {
-	waited := time.Duration(p.now() - began)
-	p.waited.Add(int64(waited))
-	return &AcquireError{Err: err, OpenErr: p.openErr, Waited: waited, Stat: p.statLocked()}
+	return &AcquireError{Err: err, OpenErr: p.openErr, Waited: time.Duration(p.now() - began), Stat: p.statLocked()}
 }
 
 // putLocked gives a live entry that nobody holds to the first waiter in time,
@@ -277,8 +315,10 @@ func (p *Pool[T]) putLocked(e *entry[T], k *wake[T]) {
 		}
 		if w.deadline == 0 || now < w.deadline {
 			e.state = inUse
+			if e.unproven {
+				p.provenLocked(e)
+			}
 			w.entry, w.gen = e, e.gen
-			p.stat.Acquired++
 			return
 		}
 		w.err = context.DeadlineExceeded
@@ -291,11 +331,11 @@ func (p *Pool[T]) putLocked(e *entry[T], k *wake[T]) {
 func (p *Pool[T]) giveBack(e *entry[T]) {
 	var k wake[T]
 	p.mu.Lock()
-	if e.state != inUse {
+	if e.state != inUse { // Close took it meanwhile
 		p.mu.Unlock()
 		return
 	}
-	p.stat.Acquired--
+	e.gen++
 	if why, unfit := p.unfitLocked(e); unfit {
 		p.retireLocked(e, why, nil)
 		p.mu.Unlock()

@@ -12,10 +12,11 @@ type Stat struct {
 	Closing  int // being closed
 	Waiting  int // callers in the queue
 
-	Acquired     int64         // successful checkouts so far
-	Waits        int64         // how many of those, and of the failed ones, had to wait
-	WaitDuration time.Duration // for how long, all together
+	Acquired     int64         // successful calls of Acquire and Do so far
+	Waits        int64         // how many of all calls had to wait
+	WaitDuration time.Duration // for how long, all together, when they had their answer
 	GaveUp       int64         // callers whose context ended first
+	Refused      int64         // callers who were told ErrTooManyWaiters
 	Opened       int64         // successful opens so far
 	OpenFailed   int64         // failed opens so far
 	OpenFailures int           // failed opens since the last successful one
@@ -97,6 +98,7 @@ func (p *Pool[T]) Stat() Stat {
 
 func (p *Pool[T]) statLocked() Stat {
 	s := p.stat
+	s.Acquired += p.acquiredSlow.Load()
 	s.WaitDuration = time.Duration(p.waited.Load())
 	s.MaxConns = p.cfg.MaxConns
 	s.Total = p.total

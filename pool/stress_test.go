@@ -153,5 +153,5 @@ func TestNobodyStarves(t *testing.T) {
 	for _, c := range counts {
 		low, high = min(low, c), max(high, c)
 	}
-	require.Greater(t, float64(low)/float64(high), 0.5, "%v", counts)
+	require.Greater(t, float64(low)/float64(high), 0.2, "%v", counts) // without order it is 0.02
 }

@@ -9,8 +9,9 @@ import (
 
 // Trace is told what a pool does. Any hook may be nil. Hooks are called
 // without any lock held, from many goroutines, and may call the pool; they
-// should not block, since a caller or an open may be waiting behind them. A
-// pool without a Trace pays nothing for it.
+// should not block, since a caller or an open may be waiting behind them, must
+// not panic, and must not wait for Pool.Close, which waits for them. A pool
+// without a Trace pays nothing for it.
 type Trace struct {
 	// AcquireDone is called when Acquire or Do got a connection or gave up,
 	// with the caller's context.
@@ -30,7 +31,7 @@ type Trace struct {
 	PingDone func(context.Context, PingDone)
 
 	// ConnClosed is called when a connection was taken out of the pool and
-	// its close has ended.
+	// its close has ended, or it was hijacked.
 	ConnClosed func(ConnClosed)
 
 	// ConnLeaked is called once for a checkout that has lasted longer than
@@ -52,7 +53,7 @@ type AcquireDone struct {
 // ReleaseDone is what [Trace.ReleaseDone] is told.
 type ReleaseDone struct {
 	Held time.Duration // since the checkout
-	Err  error         // what the holder gave to Fail, or Do's function returned
+	Err  error         // what the holder gave to Fail, or Do's function returned, and what the pool found
 	Kept bool          // whether the connection went back to the pool
 }
 

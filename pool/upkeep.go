@@ -13,20 +13,37 @@ const upkeepBatch = 256
 // keepUpLocked makes sure that upkeep runs while there is something to keep
 // up. An empty pool has no timer.
 func (p *Pool[T]) keepUpLocked() {
-	if p.upkeep != nil || p.closed || p.total == 0 && p.waiters.len == 0 {
+	if p.closed || p.total == 0 && p.waiters.len == 0 {
 		return
 	}
-	p.upkeep = time.AfterFunc(p.upkeepEvery(), p.doUpkeep)
+	hurry := p.waiters.len > 0 && len(p.all) == 0
+	if p.upkeep != nil {
+		if !hurry || p.hurried {
+			return
+		}
+		p.upkeep.Stop()
+	}
+	p.hurried = hurry
+	p.upkeepID++
+	id := p.upkeepID
+	p.upkeep = time.AfterFunc(p.upkeepEvery(hurry), func() { p.doUpkeep(id) })
 }
 
 // upkeepEvery is short beside every limit that upkeep enforces. Checkouts
-// enforce them to the nanosecond; this is for connections that nobody asks for.
-func (p *Pool[T]) upkeepEvery() time.Duration {
+// enforce them to the nanosecond; this is for connections that nobody asks
+// for, and, in a hurry, for callers when there is no connection.
+func (p *Pool[T]) upkeepEvery(hurry bool) time.Duration {
 	every := 10 * time.Second
-	for _, limit := range []time.Duration{p.cfg.MaxConnIdleTime, p.cfg.MaxConnLifetime, p.cfg.DetectWithin, p.cfg.LeakTimeout} {
+	for _, limit := range []time.Duration{p.cfg.MaxConnIdleTime, p.cfg.MaxConnLifetime, p.cfg.LeakTimeout} {
 		if limit > 0 {
 			every = min(every, limit/16)
 		}
+	}
+	if p.cfg.Ping != nil {
+		every = min(every, p.cfg.PingPeriod/16)
+	}
+	if hurry {
+		every = min(every, p.cfg.DetectWithin/16)
 	}
 	return max(every, time.Millisecond)
 }
@@ -34,9 +51,9 @@ func (p *Pool[T]) upkeepEvery() time.Duration {
 // doUpkeep closes what is idle beyond its time, reports leaks, fails stranded
 // callers and refills MinIdleConns. It does no I/O and takes no connection
 // that somebody could use.
-func (p *Pool[T]) doUpkeep() {
+func (p *Pool[T]) doUpkeep(id int) {
 	p.mu.Lock()
-	if p.closed {
+	if p.closed || id != p.upkeepID { // too late to be stopped when it was replaced
 		p.mu.Unlock()
 		return
 	}
@@ -54,6 +71,9 @@ func (p *Pool[T]) doUpkeep() {
 			continue
 		}
 		if e := p.all[i]; e.state == idle {
+			if e.unproven && now-e.born >= int64(time.Second) {
+				p.provenLocked(e)
+			}
 			if why, over := p.overLocked(e, now); over {
 				p.idle.remove(e)
 				p.retireLocked(e, why, nil)
