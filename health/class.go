@@ -204,7 +204,7 @@ func judge(err error, dialing bool) (v verdict, last bool) {
 		return saysCanceled, true
 	case err == net.ErrClosed, err == os.ErrClosed, err == io.ErrClosedPipe:
 		return saysClosed, true
-	case err == io.EOF, err == io.ErrUnexpectedEOF, err == driver.ErrBadConn, err == ErrUnread, err == errFailed:
+	case err == io.EOF, err == io.ErrUnexpectedEOF, err == driver.ErrBadConn, err == ErrUnread, err == errEnded:
 		return saysConn, true
 	}
 	if v, ok := judgeTLS(err); ok {

@@ -22,8 +22,8 @@ var (
 	// ErrGuardClosed is what Watch returns after Close.
 	ErrGuardClosed = errors.New("health: guard is closed")
 
-	// errFailed is the cause where only the owner could learn the errno.
-	errFailed = errors.New("health: connection failed, its errno was left for its owner to read")
+	// errEnded is the cause where only the owner could learn the errno.
+	errEnded = errors.New("health: connection ended, why is known to its owner only")
 )
 
 // GuardConfig configures a [Guard]. The zero value is good.
@@ -51,15 +51,18 @@ const (
 // that was never used owns nothing.
 //
 // A connection is dead when the kernel knows so: the peer sent FIN or RST, or
-// keep-alive or a user timeout gave it up. A Guard reads no data, consumes no
-// errors, changes no options and does not keep a connection from being garbage
-// collected. It does not touch the speed of the connections that it watches.
+// keep-alive or a user timeout gave it up. CloseRead by this program looks to
+// the kernel, and therefore to the Guard, like a FIN. A Guard reads no data,
+// consumes no errors, changes no options and does not keep a connection from
+// being garbage collected. It does not touch the speed of the connections that
+// it watches.
 //
 // All methods may be called concurrently.
 type Guard struct {
 	interval time.Duration
-	polling  bool // instead of events
 	forget   func(entryID)
+
+	newEvents func() (*epoll, error) // nil if they aren't wanted
 
 	quit chan struct{}
 	done chan struct{} // closed when the goroutine has ended
@@ -81,14 +84,16 @@ func NewGuard(cfg GuardConfig) (*Guard, error) {
 		return nil, fmt.Errorf("health: GuardConfig.ForcePolling needs a PollInterval that isn't negative, and it is %v",
 			cfg.PollInterval)
 	}
-	if cfg.PollInterval == 0 {
-		cfg.PollInterval = defaultPollInterval
-	}
 	g := &Guard{
 		interval: cfg.PollInterval,
-		polling:  cfg.ForcePolling,
 		quit:     make(chan struct{}),
 		done:     make(chan struct{}),
+	}
+	if g.interval == 0 {
+		g.interval = defaultPollInterval
+	}
+	if !cfg.ForcePolling {
+		g.newEvents = newEpoll
 	}
 	g.forget = g.sweep // once, lest every connection pay for it
 	return g, nil
@@ -116,8 +121,8 @@ func (g *Guard) Close() error {
 
 // Watch begins to watch c, or the connection below it to which its NetConn
 // methods lead, as those of *tls.Conn do. That must be a *net.TCPConn or a
-// *net.UnixConn; for others, and where this system has nothing to watch with,
-// the error wraps [errors.ErrUnsupported].
+// *net.UnixConn, other than unixgram; for others, and where this system has
+// nothing to watch with, the error wraps [errors.ErrUnsupported].
 //
 // When c dies, or at once if it has died already, dead is called: once at most,
 // from the Guard's only goroutine, with no lock held, perhaps before Watch has
@@ -139,14 +144,7 @@ func (g *Guard) Watch(c net.Conn, dead func(*Watch)) (*Watch, error) {
 	w.raw, w.layered = raw, layered
 	w.look = w.sniff
 
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err := g.start(); err != nil {
-		return nil, err
-	}
-	w.id = g.table.add(key, weak.Make(w))
-	if err := g.register(w); err != nil {
-		g.table.remove(w.id, weak.Make(w))
+	if err := g.enter(key, w); err != nil {
 		return nil, fmt.Errorf("health: watch %v: %w", c.RemoteAddr(), err)
 	}
 	runtime.AddCleanup(w, g.forget, w.id)
@@ -164,12 +162,30 @@ func target(c net.Conn) (key connKey, raw syscall.RawConn, layered bool, err err
 		key.tcp = weak.Make(c)
 		raw, err = c.SyscallConn()
 	case *net.UnixConn:
+		if a, ok := c.LocalAddr().(*net.UnixAddr); ok && a.Net == "unixgram" {
+			return key, nil, layered, fmt.Errorf("health: can't watch a %s socket: %w", a.Net, errors.ErrUnsupported)
+		}
 		key.unix = weak.Make(c)
 		raw, err = c.SyscallConn()
 	default:
 		err = fmt.Errorf("health: can't watch a %T: %w", inner, errors.ErrUnsupported)
 	}
 	return key, raw, layered, err
+}
+
+// enter begins to watch.
+func (g *Guard) enter(key connKey, w *Watch) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.start(); err != nil {
+		return err
+	}
+	w.id = g.table.add(key, weak.Make(w))
+	err := g.register(w)
+	if err != nil {
+		g.table.remove(w.id, weak.Make(w))
+	}
+	return err
 }
 
 // start makes what the first Watch needs. The Guard is locked.
@@ -180,15 +196,15 @@ func (g *Guard) start() error {
 	if g.started {
 		return nil
 	}
-	if !g.polling {
-		events, err := newEpoll()
+	if g.newEvents != nil {
+		events, err := g.newEvents()
 		if err != nil && (!errors.Is(err, errors.ErrUnsupported) || g.interval < 0) {
-			return fmt.Errorf("health: no events for a Guard: %w", err)
+			return fmt.Errorf("no events: %w", err)
 		}
-		g.events, g.polling = events, err != nil
+		g.events = events
 	}
 	g.started = true
-	go g.run()
+	go g.run(g.events)
 	return nil
 }
 

@@ -270,14 +270,7 @@ func TestDeathBySniffIsStillCalledBack(t *testing.T) {
 
 func TestUnixSocketsAreWatched(t *testing.T) {
 	eachGuard(t, func(t *testing.T, g *Guard) {
-		ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
-		require.NoError(t, err)
-		defer ln.Close()
-		c, err := net.Dial("unix", ln.Addr().String())
-		require.NoError(t, err)
-		defer c.Close()
-		peer, err := ln.Accept()
-		require.NoError(t, err)
+		c, peer := unixPair(t)
 		w, died := watch(t, g, c)
 		require.NoError(t, w.Sniff())
 		require.NoError(t, peer.Close())
@@ -295,6 +288,14 @@ func TestWhatCannotBeWatchedIsRefused(t *testing.T) {
 	_, err := g.Watch(p, nil)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.NoError(t, g.Cause(p))
+
+	if runtime.GOOS != "windows" {
+		d, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "d"), Net: "unixgram"})
+		require.NoError(t, err)
+		defer d.Close()
+		_, err = g.Watch(d, nil)
+		require.ErrorIs(t, err, errors.ErrUnsupported, "a datagram socket has no end")
+	}
 
 	c, _ := pair(t)
 	require.NoError(t, c.Close())

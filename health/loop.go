@@ -10,15 +10,19 @@ import (
 	"github.com/holdfast-go/holdfast/internal/sockopt"
 )
 
-// run is the Guard's goroutine.
-func (g *Guard) run() {
+// run is the Guard's goroutine, which begins with the events that there are.
+func (g *Guard) run(events *epoll) {
 	defer close(g.done)
 	l := newLoop(g)
-	if g.events != nil {
-		g.events.run(l.deliver)
-		return
+	interval := g.interval
+	if events != nil {
+		events.run(l.deliver)
+		g.loseEvents()
+		if interval < 0 {
+			interval = defaultPollInterval
+		}
 	}
-	ticker := time.NewTicker(g.interval)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -27,6 +31,17 @@ func (g *Guard) run() {
 		case <-ticker.C:
 			l.pollAll()
 		}
+	}
+}
+
+// loseEvents is for when there are no more events, of which Close is only one
+// reason.
+func (g *Guard) loseEvents() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.events.close()
+		g.events = nil
 	}
 }
 
@@ -78,7 +93,7 @@ func (l *loop) deliver(id entryID, e sockopt.Events) {
 func judgeClosed(e sockopt.Events) error {
 	switch {
 	case e&sockopt.HangUp != 0:
-		return errFailed
+		return errEnded
 	case e&sockopt.ReadClosed != 0:
 		return io.EOF
 	}

@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"net"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -35,6 +36,21 @@ func pair(t testing.TB) (client, server *net.TCPConn) {
 	require.NoError(t, err)
 	t.Cleanup(func() { s.Close() })
 	return c.(*net.TCPConn), s.(*net.TCPConn)
+}
+
+// unixPair returns both ends of a connection between Unix sockets.
+func unixPair(t testing.TB) (client, server net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	require.NoError(t, err)
+	defer ln.Close()
+	client, err = net.Dial("unix", ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { client.Close() })
+	server, err = ln.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { server.Close() })
+	return client, server
 }
 
 // reset closes c with an RST.

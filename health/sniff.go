@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/holdfast-go/holdfast/internal/sockopt"
 )
@@ -18,36 +19,45 @@ const pollTellsEnd = runtime.GOOS == "linux"
 // pending errno, as a read would.
 func sniff(fd uintptr, layered bool) (err error, dead bool) {
 	if layered && pollTellsEnd {
-		return sniffEvents(fd)
+		return sniffEvents(fd, layered)
 	}
 	n, err := sockopt.Peek(fd)
 	switch {
 	case err == syscall.EAGAIN:
 		return nil, false
+	case err == syscall.ENOSYS, err == syscall.EPERM: // a sandbox's word, not the connection's
+		return sniffEvents(fd, layered)
 	case err != nil:
 		return err, !isSoft(fd)
 	case n == 0:
 		return io.EOF, true
 	case layered:
-		return sniffEvents(fd) // what waits may be session tickets
+		return sniffEvents(fd, layered) // what waits may be session tickets
 	}
 	return ErrUnread, false
 }
 
 // sniffEvents looks for an end behind bytes that wait.
-func sniffEvents(fd uintptr) (err error, dead bool) {
+func sniffEvents(fd uintptr, layered bool) (err error, dead bool) {
 	e, err := sockopt.Poll(fd)
-	if err != nil || e&^sockopt.Readable == 0 {
+	if err != nil {
 		return err, false
 	}
 	if e&(sockopt.Failed|sockopt.HangUp) != 0 {
 		// Unless bytes wait before it, the errno can be had.
-		if _, err := sockopt.Peek(fd); err != nil && err != syscall.EAGAIN {
+		switch _, err := sockopt.Peek(fd); err {
+		case nil, syscall.EAGAIN, syscall.ENOSYS, syscall.EPERM:
+		default:
 			return err, !isSoft(fd)
 		}
 	}
-	cause := judgeEvents(fd, e)
-	return cause, cause != nil
+	if cause := judgeEvents(fd, e); cause != nil {
+		return cause, true
+	}
+	if e&sockopt.Readable != 0 && !layered {
+		return ErrUnread, false
+	}
+	return nil, false
 }
 
 // judgeEvents returns the cause of death if that is what e means, and nil
@@ -61,16 +71,45 @@ func judgeEvents(fd uintptr, e sockopt.Events) error {
 	if e&failure == 0 {
 		return io.EOF
 	}
+	failed := e&sockopt.Failed != 0
 	var info sockopt.Info
 	switch err := sockopt.TCPInfo(fd, &info); {
 	case err != nil:
-		return errFailed
+		if pollTellsEnd && !failed {
+			return io.EOF // of a Unix socket, whose end is one of both directions
+		}
+		return errEnded
 	case info.State != sockopt.StateClose:
 		return io.EOF
-	case info.Probes > 0 || info.Retransmits > 0 || info.Backoff > 0:
+	case silent(fd, &info):
 		return syscall.ETIMEDOUT
+	case !failed:
+		return errEnded // both sides closed it, or its owner took the errno
 	}
 	return syscall.ECONNRESET
+}
+
+// silent reports whether the peer was silent for as long as the connection's
+// limits allow, rather than ending it itself in the middle of a silence.
+func silent(fd uintptr, info *sockopt.Info) bool {
+	if info.Probes == 0 && info.Retransmits == 0 {
+		return false
+	}
+	const (
+		tick = 10 * time.Millisecond // of the slowest kernel's clock
+		// patience is what RFC 1122 wants an unlimited sender to have at least.
+		// Linux takes 15 minutes, or what net.ipv4.tcp_retries2 says.
+		patience = 100 * time.Second
+	)
+	since := info.SincePeerHeard() + tick
+	if limit, err := sockopt.UserTimeout(fd); err == nil && limit > 0 {
+		return since >= limit
+	}
+	if info.Retransmits > 0 {
+		return since >= patience
+	}
+	ka, err := sockopt.GetKeepAlive(fd)
+	return err == nil && since >= ka.Idle+time.Duration(ka.Count)*ka.Interval
 }
 
 // isSoft reports whether the connection still exists behind the errno that it

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"sync/atomic"
 	"syscall"
 )
@@ -15,33 +16,31 @@ type Watch struct {
 	look  func(fd uintptr) // sniff, made once
 	dead  func(*Watch)
 	found error // by the last sniff
-	cause error // valid when state has isDead
+	cause atomic.Pointer[error]
 	id    entryID
-	state atomic.Uint32 // of the bits below
 
+	claimed   atomic.Bool // the callback has begun, or is forbidden
 	foundDead bool
 	layered   bool
 }
 
-const (
-	isDying   uint32 = 1 << iota // cause is being written, or was
-	isDead                       // cause may be read
-	isClaimed                    // the callback has begun, or is forbidden
-)
-
 // Dead reports whether the connection is known to be dead. It asks nobody.
-func (w *Watch) Dead() bool { return w.state.Load()&isDead != 0 }
+func (w *Watch) Dead() bool { return w.cause.Load() != nil }
 
 // Cause returns why the connection is dead, and nil while it isn't known to be:
-// [io.EOF] if the peer closed it, otherwise an errno. It never takes an error
-// away from who reads from the connection. Therefore, unless Sniff met the
-// errno itself, it is inferred on Linux (ECONNRESET, or ETIMEDOUT if something
-// was left unanswered), and elsewhere an error that says that it isn't known.
+// [io.EOF] if the peer closed it, otherwise an errno, or an error that says that
+// the reason isn't known.
+//
+// It never takes an error away from who reads from the connection. Therefore,
+// unless Sniff met the errno itself, it is inferred, which Linux alone allows:
+// ETIMEDOUT if the peer was silent for the connection's time limit, otherwise
+// ECONNRESET, whatever a router may have said before. If the reader was faster,
+// nothing but such a silence can be told any more, and the reason isn't known.
 func (w *Watch) Cause() error {
-	if !w.Dead() {
-		return nil
+	if cause := w.cause.Load(); cause != nil {
+		return *cause
 	}
-	return w.cause
+	return nil
 }
 
 // Sniff asks the kernel now, which closes the gap that a Guard leaves whose
@@ -55,33 +54,28 @@ func (w *Watch) Cause() error {
 //     the callback still comes from the Guard;
 //   - an errno without a death, if a router's word waits on a socket with
 //     IP_RECVERR: the connection may heal, but this is not the time to use it;
+//     or if a sandbox forbids the question;
 //   - an error that wraps [net.ErrClosed] if it was closed here.
 //
 // The caller must own the connection: nobody else may be reading from it, as
 // Sniff may be the one who receives its pending error, which Cause keeps.
 func (w *Watch) Sniff() error {
-	if w.Dead() {
-		return w.cause
+	if cause := w.Cause(); cause != nil {
+		return cause
 	}
 	if err := w.raw.Control(w.look); err != nil {
 		return err
 	}
-	if w.found != nil && w.foundDead {
+	if w.foundDead {
 		w.die(w.found)
-		return w.Cause()
 	}
-	return w.found
+	return cmp.Or(w.Cause(), w.found)
 }
 
 func (w *Watch) sniff(fd uintptr) { w.found, w.foundDead = sniff(fd, w.layered) }
 
-// die records the first cause of death.
-func (w *Watch) die(cause error) {
-	if w.state.Or(isDying)&isDying == 0 {
-		w.cause = cause
-		w.state.Or(isDead)
-	}
-}
+// die records the cause of death, which isn't nil. The first one counts.
+func (w *Watch) die(cause error) { w.cause.CompareAndSwap(nil, &cause) }
 
 // Stop ends the watching: the callback will not begin any more. It reports
 // whether it prevented that; if not, the callback has begun, and may still be
@@ -101,7 +95,7 @@ func (w *Watch) notify() {
 }
 
 // claim reports true once.
-func (w *Watch) claim() bool { return w.state.Or(isClaimed)&isClaimed == 0 }
+func (w *Watch) claim() bool { return w.claimed.CompareAndSwap(false, true) }
 
 // armed reports whether a death would be news.
-func (w *Watch) armed() bool { return w.state.Load()&isClaimed == 0 }
+func (w *Watch) armed() bool { return !w.claimed.Load() }
