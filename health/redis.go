@@ -6,27 +6,32 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
 )
 
-// RedisPing is a [Probe] that sends PING and waits for PONG, in RESP2 or RESP3.
-// Give it a ctx that ends: without one it waits for as long as the peer is
-// silent. It reads not one byte more than the reply, so that the next command's
-// reply is where its reader expects it.
+// RedisPing is a [Probe] that sends PING with a word of its own and waits for
+// that word, in RESP2 or RESP3. Give it a ctx that ends: without one it waits for
+// as long as the peer is silent. It reads not one byte more than the reply, so
+// that the next command's reply is where its reader expects it.
 //
 // It asks whether this connection will do for the next command:
 //
-//   - PONG: yes. So says also a server that answers NOPERM (the user may not
+//   - The word: yes. So says also a server that answers NOPERM (the user may not
 //     PING), BUSY (a script is running) or MISCONF (it can't save): it is alive
 //     and knows who we are, and another connection would fare no better.
 //   - NOAUTH, LOADING, MASTERDOWN, READONLY and any other error: no. The reply is
 //     in the error's text, and [Classify] knows MASTERDOWN and READONLY as Role.
-//   - Any other reply: no, because it belongs to somebody else's command.
+//   - Any other reply: no, because it belongs to somebody else's command. That
+//     is also what a bare PONG is, so that behind a proxy that doesn't pass on
+//     PING's argument, which Redis has known since 2.8, RedisPing fails.
 //
-// RESP3's push messages that come before the answer are read and thrown away. A
+// A connection that has subscribed to something may be asked as well. RESP3's
+// push messages that come before the answer are read and thrown away; a
 // connection that uses them (client-side caching) needs a probe of its own.
+// RESP2's messages are replies like others, thus a no.
 func RedisPing(ctx context.Context, c net.Conn) error {
 	err := withDeadline(ctx, c, func() error { return redisPing(c) })
 	if err != nil {
@@ -36,18 +41,23 @@ func RedisPing(ctx context.Context, c net.Conn) error {
 }
 
 const (
-	redisPong = "+PONG\r\n"
+	// redisShortest is the length of the shortest reply to a PING that doesn't
+	// end the connection's use.
+	redisShortest = len("-BUSY\r\n")
 
-	// maxRedisLine bounds a line, maxRedisPush what comes before the reply.
+	// maxRedisLine bounds a line, maxRedisPush what comes before the reply, and
+	// maxIdleReads how often a Read may return nothing.
 	maxRedisLine = 64 << 10
 	maxRedisPush = 16 << 20
+	maxIdleReads = 100
 )
 
 var errRedisSyntax = errors.New("malformed reply")
 
 func redisPing(c net.Conn) error {
+	word := fmt.Sprintf("%016x", rand.Uint64())
 	r := redisReader{c: c, buf: make([]byte, 0, 128)}
-	if _, err := c.Write(append(r.buf, "*1\r\n$4\r\nPING\r\n"...)); err != nil {
+	if _, err := c.Write(fmt.Appendf(r.buf, "*2\r\n$4\r\nPING\r\n$%d\r\n%s\r\n", len(word), word)); err != nil {
 		return err
 	}
 	for {
@@ -60,15 +70,50 @@ func redisPing(c net.Conn) error {
 			if err := r.skipRest(line); err != nil {
 				return err
 			}
-			continue
-		case '+':
-			if string(line) == redisPong[:len(redisPong)-2] {
-				return nil
-			}
 		case '-':
 			return redisVerdict(string(line[1:]))
+		case '*': // RESP2's while subscribed
+			if string(line) != "*2" {
+				return foreign(line)
+			}
+			if line, err = r.line(); err != nil {
+				return err
+			}
+			if err := r.expect(line, "pong"); err != nil {
+				return err
+			}
+			if line, err = r.line(); err != nil {
+				return err
+			}
+			return r.expect(line, word)
+		default:
+			return r.expect(line, word)
 		}
-		return fmt.Errorf("reply %.40q is not that of a PING", line)
+	}
+}
+
+func foreign(reply []byte) error {
+	return fmt.Errorf("reply %.40q is not that of this PING", reply)
+}
+
+// expect reads the bulk string that line begins, and requires that it is text.
+func (r *redisReader) expect(line []byte, text string) error {
+	if string(line) != "$"+strconv.Itoa(len(text)) {
+		return foreign(line)
+	}
+	for {
+		have, size := r.buf[r.next:], len(text)+len("\r\n")
+		if len(have) < size {
+			if err := r.fill(size - len(have)); err != nil {
+				return err
+			}
+			continue
+		}
+		if string(have[:size]) != text+"\r\n" {
+			return foreign(have[:size])
+		}
+		r.next += size
+		return nil
 	}
 }
 
@@ -82,8 +127,8 @@ func redisVerdict(reply string) error {
 }
 
 // redisReader reads lines and bulk data, never asking for more than is certain
-// to come: what is missing of the current line, and the PONG if that hasn't
-// begun.
+// to come: what is missing of the current line, and the shortest reply if that
+// hasn't begun.
 type redisReader struct {
 	c    net.Conn
 	buf  []byte // what was read
@@ -101,15 +146,19 @@ func (r *redisReader) fill(n int) error {
 		r.buf = append(r.buf, 0)[:len(r.buf)]
 	}
 	n = min(n, cap(r.buf)-len(r.buf))
-	got, err := r.c.Read(r.buf[len(r.buf) : len(r.buf)+n])
-	r.buf = r.buf[:len(r.buf)+got]
-	if got > 0 {
-		return nil
+	for range maxIdleReads {
+		got, err := r.c.Read(r.buf[len(r.buf) : len(r.buf)+n])
+		r.buf = r.buf[:len(r.buf)+got]
+		switch {
+		case got > 0:
+			return nil
+		case err == io.EOF:
+			return io.ErrUnexpectedEOF
+		case err != nil:
+			return err
+		}
 	}
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
+	return io.ErrNoProgress
 }
 
 // line returns the next line without its end. It is valid until the next call.
@@ -137,12 +186,8 @@ func (r *redisReader) line() ([]byte, error) {
 // line.
 func certain(have []byte) int {
 	switch {
-	case len(have) == 0:
-		return len(redisPong)
-	case have[0] == '+' && len(have) < len(redisPong) && string(have) == redisPong[:len(have)]:
-		return len(redisPong) - len(have)
-	case have[0] != '+' && have[0] != '-':
-		return len(redisPong) // the PONG itself comes after this one
+	case len(have) == 0, have[0] != '+' && have[0] != '-':
+		return redisShortest // of the line, or of the reply that follows it
 	case have[len(have)-1] == '\r':
 		return 1
 	}
