@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 )
 
@@ -22,7 +23,7 @@ func (p *Pool[T]) died(e *entry[T]) {
 	now := p.tickLocked()
 	p.idle.remove(e)
 	p.retireLocked(e, ReasonDead, nil)
-	if e.unproven {
+	if e.useless(now) {
 		p.failedLocked(errBornDead, now, &k)
 	}
 	p.dispatchLocked(now)
@@ -43,8 +44,10 @@ func (p *Pool[T]) retireLocked(e *entry[T], why Reason, err error) {
 	p.all[e.index], last.index = last, e.index
 	p.all[len(p.all)-1] = nil
 	p.all = p.all[:len(p.all)-1]
-	if len(p.all) == 0 && !e.unproven {
-		p.noneAt = p.now()
+	if len(p.all) == 0 {
+		if now := p.now(); !e.useless(now) {
+			p.noneAt = now
+		}
 	}
 }
 
@@ -297,14 +300,26 @@ func (p *Pool[T]) abandon(ctx context.Context) error {
 		p.retireLocked(e, ReasonShutdown, nil)
 		out = append(out, e)
 	}
-	left := fmt.Sprintf("%d connections in use, which were cut off, %d being opened, %d being closed", len(out), p.opening, p.closing-len(out))
+	opening, closing := p.opening, p.closing-len(out)
 	p.mu.Unlock()
 	p.destroyAll(out)
 	err := ctx.Err()
 	if cause := context.Cause(ctx); cause != err {
 		err = fmt.Errorf("%w: %w", err, cause)
 	}
-	return fmt.Errorf("pool: Close did not wait for the end of %s: %w", left, err)
+	var left []string
+	for _, l := range []struct {
+		n    int
+		what string
+	}{{len(out), "in use (they were cut off)"}, {opening, "being opened"}, {closing, "being closed"}} {
+		if l.n > 0 {
+			left = append(left, fmt.Sprintf("%d %s", l.n, l.what))
+		}
+	}
+	if left == nil {
+		left = []string{"none left, but calls of Config's functions or hooks still running"}
+	}
+	return fmt.Errorf("pool: Close did not wait for all connections: %s: %w", strings.Join(left, ", "), err)
 }
 
 func stopTimer(t **time.Timer) {

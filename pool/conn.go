@@ -2,6 +2,7 @@ package pool
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"time"
@@ -49,7 +50,7 @@ func (c Conn[T]) Release() {
 		return
 	}
 	e.gen++
-	if p.waiters.first != nil || e.dead.Load() || e.epoch != p.epoch || p.closed {
+	if p.waiters.first != nil || e.dead.Load() || e.epoch != p.epoch || p.closed || e.unproven {
 		p.releaseSlow(e)
 		return
 	}
@@ -72,6 +73,9 @@ func (p *Pool[T]) releaseSlow(e *entry[T]) (kept bool) {
 	}
 	var k wake[T]
 	p.putLocked(e, &k)
+	if e.unproven {
+		p.provenLocked(e)
+	}
 	p.mu.Unlock()
 	k.tell()
 	return true
@@ -131,6 +135,7 @@ func (p *Pool[T]) release(c Conn[T], err error) {
 	if class == health.Role {
 		p.reset(e.epoch, err)
 	}
+	var k wake[T]
 	p.mu.Lock()
 	switch {
 	case e.state != inUse: // Close took it meanwhile
@@ -141,7 +146,11 @@ func (p *Pool[T]) release(c Conn[T], err error) {
 	default:
 		e.abortive = class == health.Path
 		p.retireLocked(e, reason, err)
+		if e.useless(now) && (class == health.Conn || class == health.Path) {
+			p.failedLocked(fmt.Errorf("%w: %w", errUselessConn, err), now, &k)
+		}
 		p.mu.Unlock()
+		k.tell()
 		p.ledger.destroy(e)
 	}
 	if t := p.cfg.Trace; t != nil && t.ReleaseDone != nil {

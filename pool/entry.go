@@ -42,13 +42,18 @@ type entry[T any] struct {
 	prev, next *entry[T]
 	index      int // in Pool.all
 	state      state
-	unproven   bool // nobody has had it yet
+	unproven   bool // no use of it has gone well yet
 
 	// Set by whoever takes the entry out of the pool, read by its end.
 	reason   Reason
 	abortive bool
 	dead     atomic.Bool // the guard's event; set once, at any time
 	err      error
+}
+
+// useless reports whether e, if it is dead by now, was never worth its dial.
+func (e *entry[T]) useless(now int64) bool {
+	return e.unproven && now-e.born < int64(provenAfter)
 }
 
 // entryList is a doubly linked list, so that an event can remove any entry.

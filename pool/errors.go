@@ -78,6 +78,7 @@ func (e *PanicError) Error() string {
 }
 
 var (
+	errUselessConn  = errors.New("pool: a new connection failed at its first use")
 	errOpenTimeout  = errors.New("pool: Open took longer than OpenTimeout")
 	errPingTimeout  = errors.New("pool: Ping took longer than PingTimeout")
 	errCloseTimeout = errors.New("pool: Close took longer than CloseTimeout")

@@ -86,6 +86,12 @@ func (f *factory) set(fail error) {
 	f.fail = fail
 }
 
+func (f *factory) mostLive() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.most
+}
+
 func (f *factory) counts() (opened, live, closed int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

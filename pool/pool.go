@@ -14,6 +14,10 @@ import (
 // that uses a connection this often would find out as soon as a peek would.
 const freshFor = int64(time.Millisecond)
 
+// provenAfter is how long a new connection must live to have been worth its
+// dial, if no use of it goes well before that.
+const provenAfter = time.Second
+
 // Pool keeps connections of type T. Make one with [New]. All methods may be
 // called concurrently.
 type Pool[T any] struct {
@@ -139,20 +143,18 @@ func (p *Pool[T]) takeLocked(e *entry[T], now int64) {
 	p.clock = max(p.clock, now)
 	p.idle.remove(e)
 	e.state = inUse
-	if e.unproven {
-		p.provenLocked(e)
-	}
 	if p.idle.len < p.cfg.MinIdleConns {
 		p.dispatchLocked(p.clock)
 	}
 }
 
-// provenLocked is called when a new connection is good for something. Until
-// then its arrival doesn't end the backoff: a balancer without backends accepts
-// everything, and closes it.
+// provenLocked is called when a new connection has been good for something.
+// Its arrival alone doesn't end the backoff: a balancer without backends
+// accepts everything, and closes it.
 func (p *Pool[T]) provenLocked(e *entry[T]) {
 	e.unproven = false
 	p.fails, p.nextOpen = 0, 0
+	p.dispatchLocked(p.clock)
 }
 
 // attempt is one call of Acquire that didn't succeed at once.
@@ -315,9 +317,6 @@ func (p *Pool[T]) putLocked(e *entry[T], k *wake[T]) {
 		}
 		if w.deadline == 0 || now < w.deadline {
 			e.state = inUse
-			if e.unproven {
-				p.provenLocked(e)
-			}
 			w.entry, w.gen = e, e.gen
 			return
 		}

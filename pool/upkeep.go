@@ -71,7 +71,7 @@ func (p *Pool[T]) doUpkeep(id int) {
 			continue
 		}
 		if e := p.all[i]; e.state == idle {
-			if e.unproven && now-e.born >= int64(time.Second) {
+			if e.unproven && !e.useless(now) {
 				p.provenLocked(e)
 			}
 			if why, over := p.overLocked(e, now); over {
