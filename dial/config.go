@@ -1,6 +1,7 @@
 package dial
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -19,7 +20,12 @@ type Config struct {
 	// it KeepAlive, UserTimeout and Timeout are derived. Zero: 10 s, or what
 	// KeepAlive or UserTimeout say if they are set. Less than 2 s is an error.
 	// A fraction of a second is cut off in what is derived, since keep-alive
-	// counts in whole seconds; the promise is kept.
+	// counts in whole seconds.
+	//
+	// The kernel's timers add up to an eighth, see [DetectionTime]. With
+	// SlowReaders or a negative UserTimeout it holds for idle connections only:
+	// with data in flight it is the kernel's own limit then, on Linux about
+	// 924 s.
 	DetectWithin time.Duration
 
 	// KeepAlive overrides the derived keep-alive values; set Enable with them.
@@ -59,8 +65,9 @@ type Config struct {
 	// Timeout bounds one dial: the lookup of the name, the attempts at all its
 	// addresses, among which it is divided so that a dead first one leaves time
 	// for the next, and in DialTLSContext the handshake. Zero: DetectWithin,
-	// but at most 15 s. Negative is an error, as is a value that is not more
-	// than FallbackDelay. A context's earlier deadline wins.
+	// but at most 15 s, and 10 s where nothing says how fast deaths are
+	// noticed. Negative is an error, as is a value that is not more than
+	// FallbackDelay. A context's earlier deadline wins.
 	Timeout time.Duration
 
 	// FallbackDelay is how long the first address family has a head start
@@ -77,7 +84,11 @@ type Config struct {
 
 	// MultipathTCP asks for Multipath TCP (Linux only). Its sockets have no
 	// user timeout, so that it needs SlowReaders or a negative UserTimeout, and
-	// no FastUnreachable. When false, GODEBUG=multipathtcp can't turn it on.
+	// no FastUnreachable. When the last path has died, Linux waits another
+	// minute for a new one (net.mptcp.close_timeout), and reads and writes then
+	// fail with ENOTCONN. So nothing can be promised, and DetectWithin must be
+	// zero; KeepAlive says when a path is dead. When false,
+	// GODEBUG=multipathtcp can't turn it on.
 	MultipathTCP bool
 
 	// ReadBuffer is the size of the kernel's receive buffer in bytes
@@ -98,13 +109,13 @@ type Config struct {
 	Resolver *net.Resolver
 
 	// TLSConfig is for DialTLSContext; New clones it. Nil: the zero tls.Config.
-	// An empty ServerName is taken from the dialled address; on a Unix socket
-	// it is an error.
+	// An empty ServerName is taken from the dialled address; if that has none,
+	// as :443 or a Unix socket, it is an error, unless InsecureSkipVerify is set.
 	TLSConfig *tls.Config
 
 	// Control, if not nil, is called for every socket before it connects, after
-	// the options of this Config are set: what it sets wins. Listeners don't
-	// call it.
+	// the options of this Config are set: what it sets wins, but for keep-alive
+	// on systems where only package net can set that. Listeners don't call it.
 	Control func(ctx context.Context, network, address string, c syscall.RawConn) error
 
 	// Trace, if not nil, is told what happens.
@@ -115,7 +126,7 @@ const (
 	defaultDetectWithin = 10 * time.Second
 	minDetectWithin     = 2 * time.Second
 	defaultFallback     = 300 * time.Millisecond // package net's
-	maxDefaultTimeout   = 15 * time.Second       // five SYNs: 0, 1, 3, 7 and 15 s are sent
+	maxDefaultTimeout   = 15 * time.Second       // four SYNs at least: after 0, 1, 3 and 7 s
 
 	// What Linux takes: MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL, MAX_TCP_KEEPCNT,
 	// and milliseconds in an int for the user timeout.
@@ -146,11 +157,9 @@ func (c Config) complete() (Config, error) {
 		c.fillDetection(add)
 	}
 	if c.Timeout == 0 {
-		c.Timeout = maxDefaultTimeout
-		if d := c.DetectWithin; d > 0 {
-			c.Timeout = min(d, maxDefaultTimeout)
-		} else if c.off() {
-			c.Timeout = defaultDetectWithin
+		c.Timeout = defaultDetectWithin
+		if c.DetectWithin > 0 {
+			c.Timeout = min(c.DetectWithin, maxDefaultTimeout)
 		}
 	}
 	if c.FallbackDelay == 0 {
@@ -209,18 +218,11 @@ func (c *Config) checkDetection(add func(string, ...any)) {
 		}
 	}
 
-	switch ut := c.UserTimeout; {
-	case ut > maxUserTimeout:
+	if ut := c.UserTimeout; ut > maxUserTimeout {
 		add("Config.UserTimeout is %v: the kernel holds no more than %v", ut, maxUserTimeout)
-	case ut > 0 && ut%time.Millisecond != 0 && c.SlowReaders:
-		add("Config.UserTimeout is %v: the kernel counts in milliseconds; use %v", ut, ut.Truncate(time.Millisecond)+time.Millisecond)
-	case ut > 0 && ut < minDetectWithin:
-		add("Config.UserTimeout is %v: less than 2s can't be matched by Config.KeepAlive, which counts in whole seconds; use 2s or more", ut)
-	case ut > 0 && ut%time.Second != 0 && !c.SlowReaders:
-		add("Config.UserTimeout is %v but Config.KeepAlive counts in whole seconds, and both must say the same: set UserTimeout to %v or %v",
-			ut, ut.Truncate(time.Second), ut.Truncate(time.Second)+time.Second)
-	case ut > maxDetectWithin && c.derives() && !c.SlowReaders:
-		add("Config.UserTimeout is %v: the kernel's keep-alive, which must say the same, holds no more than %v", ut, maxDetectWithin)
+	}
+	if c.MultipathTCP && c.DetectWithin > 0 {
+		add("Config.DetectWithin is %v but Config.MultipathTCP has Linux wait a minute (net.mptcp.close_timeout) for a new path when the last one has died, so that it can't be kept: leave DetectWithin zero and set KeepAlive if need be, or MultipathTCP to false", c.DetectWithin)
 	}
 }
 
@@ -243,12 +245,13 @@ func (c *Config) fillDetection(add func(string, ...any)) {
 		c.UserTimeout = -1
 		return
 	}
-	base := c.DetectWithin
-	if c.UserTimeout > 0 && !c.SlowReaders {
-		base = c.UserTimeout
+	if c.DetectWithin > 0 && c.UserTimeout > c.DetectWithin && !c.SlowReaders {
+		add("Config.UserTimeout is %v but Config.DetectWithin is %v: set UserTimeout to no more than that, or zero", c.UserTimeout, c.DetectWithin)
+		return
 	}
-	if base == 0 {
-		base = defaultDetectWithin
+	base := cmp.Or(c.DetectWithin, defaultDetectWithin)
+	if c.UserTimeout > 0 && !c.SlowReaders {
+		base = min(max(c.UserTimeout, minDetectWithin), maxDetectWithin)
 	}
 	derived := derive(base)
 	derived.Enable = true
@@ -273,15 +276,13 @@ func (c *Config) fillDetection(add func(string, ...any)) {
 	case c.SlowReaders:
 		c.fillBackstop(add, total, sum)
 	case c.UserTimeout > 0 && c.UserTimeout != total:
-		add("Config.UserTimeout is %v but Config.KeepAlive says %s, and the kernel ignores the count beside a user timeout: set UserTimeout to %s, or zero", c.UserTimeout, sum, short(total))
-	case c.DetectWithin > 0 && c.UserTimeout > c.DetectWithin:
-		add("Config.UserTimeout is %v but Config.DetectWithin is %v: set UserTimeout to no more than that, or zero", c.UserTimeout, c.DetectWithin)
+		add("Config.UserTimeout is %v but Config.KeepAlive, in whole seconds, says %s, and the kernel ignores the count beside a user timeout: set UserTimeout to %s, or zero", c.UserTimeout, sum, short(total))
 	case total > maxUserTimeout && c.UserTimeout >= 0:
 		add("Config.KeepAlive says %s but Config.UserTimeout, which must say the same, holds no more than %v: make KeepAlive shorter", sum, maxUserTimeout)
 	case c.UserTimeout == 0:
 		c.UserTimeout = total
 	}
-	if c.DetectWithin == 0 {
+	if c.DetectWithin == 0 && !c.MultipathTCP {
 		c.DetectWithin, _ = DetectionTime(c.KeepAlive, c.UserTimeout)
 	}
 	if c.MultipathTCP && c.UserTimeout > 0 {
@@ -295,11 +296,14 @@ func (c *Config) fillBackstop(add func(string, ...any), total time.Duration, sum
 		c.UserTimeout = -1
 		return
 	}
-	idle, _ := DetectionTime(c.KeepAlive, c.UserTimeout)
-	switch {
-	case c.UserTimeout < total:
+	if c.UserTimeout < total {
 		add("Config.UserTimeout is %v with Config.SlowReaders, less than the %s of Config.KeepAlive: set UserTimeout to %s or more, or zero", c.UserTimeout, sum, short(total))
-	case c.DetectWithin > 0 && idle > c.DetectWithin:
+		return
+	}
+	if up := roundUp(c.UserTimeout, time.Millisecond); up != c.UserTimeout {
+		add("Config.UserTimeout is %v: the kernel counts in milliseconds; use %v", c.UserTimeout, up)
+	}
+	if idle, _ := DetectionTime(c.KeepAlive, c.UserTimeout); c.DetectWithin > 0 && idle > c.DetectWithin {
 		add("Config.UserTimeout is %v with Config.SlowReaders, and the kernel ignores the keep-alive count beside it: an idle connection would be found dead after %s but Config.DetectWithin is %v; set DetectWithin to %s, or UserTimeout to zero",
 			c.UserTimeout, short(idle), c.DetectWithin, short(idle))
 	}

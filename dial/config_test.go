@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -43,9 +44,10 @@ var nonsense = []struct {
 	{"KeepAlive.Count negative", Config{KeepAlive: keepAlive(0, 0, -1)}, []string{"Config.KeepAlive.Count is -1"}},
 	{"KeepAlive.Count huge", Config{KeepAlive: keepAlive(0, 0, 128)}, []string{"Config.KeepAlive.Count is 128", "1 to 127"}},
 
-	{"UserTimeout truncated to 0", Config{UserTimeout: 1}, []string{"Config.UserTimeout is 1ns", "2s or more"}},
-	{"UserTimeout truncated to 0, SlowReaders", Config{UserTimeout: 1, SlowReaders: true}, []string{"Config.UserTimeout is 1ns", "milliseconds", "use 1ms"}},
-	{"UserTimeout fraction", Config{UserTimeout: 2500 * time.Millisecond}, []string{"Config.UserTimeout is 2.5s", "Config.KeepAlive", "2s or 3s"}},
+	{"UserTimeout truncated to 0", Config{UserTimeout: 1}, []string{"Config.UserTimeout is 1ns", "set UserTimeout to 2s"}},
+	{"UserTimeout truncated to 0, SlowReaders", Config{UserTimeout: 1, SlowReaders: true}, []string{"Config.UserTimeout is 1ns", "set UserTimeout to 10s or more"}},
+	{"UserTimeout fraction", Config{UserTimeout: 2500 * time.Millisecond}, []string{"Config.UserTimeout is 2.5s", "Config.KeepAlive, in whole seconds", "set UserTimeout to 2s"}},
+	{"UserTimeout fraction of a millisecond, SlowReaders", Config{UserTimeout: time.Minute + 1, SlowReaders: true}, []string{"Config.UserTimeout is 1m0.000000001s", "milliseconds", "use 1m0.001s"}},
 	{"UserTimeout huge", Config{UserTimeout: 30 * 24 * time.Hour}, []string{"Config.UserTimeout", "596h31m23.647s"}},
 	{"UserTimeout more than keep-alive", Config{UserTimeout: 48 * time.Hour}, []string{"Config.UserTimeout", "22h45m13s"}},
 
@@ -60,7 +62,7 @@ var nonsense = []struct {
 	{"UserTimeout above KeepAlive", Config{UserTimeout: 30 * time.Second, KeepAlive: keepAlive(15*time.Second, 15*time.Second, 3)},
 		[]string{"Config.UserTimeout is 30s", "Config.KeepAlive", "15s + 3 × 15s = 1m", "set UserTimeout to 1m"}},
 	{"UserTimeout beyond DetectWithin", Config{UserTimeout: 20 * time.Second, DetectWithin: 10 * time.Second},
-		[]string{"DetectWithin is 10s", "20s"}},
+		[]string{"Config.UserTimeout is 20s", "Config.DetectWithin is 10s", "set UserTimeout to no more than that"}},
 	{"KeepAlive beyond what UserTimeout holds", Config{KeepAlive: keepAlive(maxKeepAlive, maxKeepAlive, 127)},
 		[]string{"Config.KeepAlive", "Config.UserTimeout", "596h31m23.647s"}},
 	{"backstop below KeepAlive", Config{SlowReaders: true, UserTimeout: 5 * time.Second},
@@ -69,6 +71,8 @@ var nonsense = []struct {
 		[]string{"Config.UserTimeout is 15m", "Config.SlowReaders", "Config.DetectWithin is 10s", "set DetectWithin to 15m"}},
 	{"MultipathTCP with a user timeout", Config{MultipathTCP: true},
 		[]string{"Config.MultipathTCP", "Config.UserTimeout of 10s", "set UserTimeout to -1"}},
+	{"MultipathTCP with DetectWithin", Config{MultipathTCP: true, UserTimeout: -1, DetectWithin: 5 * time.Second},
+		[]string{"Config.DetectWithin is 5s", "Config.MultipathTCP", "net.mptcp.close_timeout", "leave DetectWithin zero"}},
 	{"MultipathTCP with FastUnreachable", Config{MultipathTCP: true, FastUnreachable: true, UserTimeout: -1},
 		[]string{"Config.MultipathTCP", "Config.FastUnreachable"}},
 
@@ -105,6 +109,34 @@ func TestNonsenseIsAnErrorThatNamesTheFields(t *testing.T) {
 	}
 }
 
+var advisedUserTimeout = regexp.MustCompile(`set UserTimeout to ([0-9hms.]+)`)
+
+func TestTheUserTimeoutThatAnErrorAdvisesIsRight(t *testing.T) {
+	advised := 0
+	rapid.Check(t, func(t *rapid.T) {
+		cfg := Config{
+			UserTimeout:  time.Duration(rapid.Int64Range(1, int64(time.Minute)).Draw(t, "UserTimeout")),
+			DetectWithin: time.Duration(rapid.SampledFrom([]int{0, 30, 60}).Draw(t, "DetectWithin")) * time.Second,
+			SlowReaders:  rapid.Bool().Draw(t, "SlowReaders"),
+		}
+		if rapid.Bool().Draw(t, "KeepAlive") {
+			cfg.KeepAlive = keepAlive(4*time.Second, 2*time.Second, 3)
+		}
+		_, err := New(cfg)
+		if err == nil {
+			return
+		}
+		if m := advisedUserTimeout.FindStringSubmatch(err.Error()); m != nil {
+			advised++
+			cfg.UserTimeout, err = time.ParseDuration(m[1])
+			require.NoError(t, err)
+			_, err = New(cfg)
+			require.NoError(t, err)
+		}
+	})
+	assert.Positive(t, advised)
+}
+
 func TestEveryConfigFieldIsAccountedFor(t *testing.T) {
 	// Every value of these makes sense, or is checked with another field.
 	free := map[string]bool{"SlowReaders": true, "FastUnreachable": true, "Resolver": true, "Control": true, "Trace": true}
@@ -118,7 +150,7 @@ func TestEveryConfigFieldIsAccountedFor(t *testing.T) {
 }
 
 func TestAllMistakesAreReportedAtOnce(t *testing.T) {
-	_, err := New(Config{DetectWithin: -1, Timeout: -1, ReadBuffer: -1, WriteBuffer: -1, UserTimeout: 1})
+	_, err := New(Config{DetectWithin: -1, Timeout: -1, ReadBuffer: -1, WriteBuffer: -1, UserTimeout: maxUserTimeout + 1})
 	var joined interface{ Unwrap() []error }
 	require.ErrorAs(t, err, &joined)
 	assert.Len(t, joined.Unwrap(), 5)
@@ -152,8 +184,8 @@ func TestDerivedValues(t *testing.T) {
 		{"no user timeout", Config{UserTimeout: -1}, keepAlive(4*s, 2*s, 3), -1, 10 * s, 10 * s},
 		{"slow readers", Config{SlowReaders: true, DetectWithin: 5 * s}, keepAlive(2*s, s, 3), -1, 5 * s, 5 * s},
 		{"slow readers with a backstop", Config{SlowReaders: true, UserTimeout: 15 * time.Minute}, keepAlive(4*s, 2*s, 3), 15 * time.Minute, 15 * time.Minute, 15 * s},
-		{"multipath", Config{MultipathTCP: true, UserTimeout: -1}, keepAlive(4*s, 2*s, 3), -1, 10 * s, 10 * s},
-		{"multipath for slow readers", Config{MultipathTCP: true, SlowReaders: true}, keepAlive(4*s, 2*s, 3), -1, 10 * s, 10 * s},
+		{"multipath", Config{MultipathTCP: true, UserTimeout: -1}, keepAlive(4*s, 2*s, 3), -1, 0, 10 * s},
+		{"multipath for slow readers", Config{MultipathTCP: true, SlowReaders: true}, keepAlive(4*s, 2*s, 3), -1, 0, 10 * s},
 		{"off", Config{KeepAlive: keepAliveOff}, net.KeepAliveConfig{Idle: -1, Interval: -1, Count: -1}, -1, 0, 10 * s},
 		{"Timeout longer than the user timeout", Config{Timeout: time.Hour}, keepAlive(4*s, 2*s, 3), 10 * s, 10 * s, time.Hour},
 	} {

@@ -54,7 +54,7 @@ func ExampleNew_mistake() {
 		KeepAlive:   net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3},
 	})
 	fmt.Println(err)
-	// Output: dial: Config.UserTimeout is 30s but Config.KeepAlive says 15s + 3 × 15s = 1m, and the kernel ignores the count beside a user timeout: set UserTimeout to 1m, or zero
+	// Output: dial: Config.UserTimeout is 30s but Config.KeepAlive, in whole seconds, says 15s + 3 × 15s = 1m, and the kernel ignores the count beside a user timeout: set UserTimeout to 1m, or zero
 }
 
 func ExampleDialer_Config() {
