@@ -1,6 +1,7 @@
 package dial
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 
@@ -31,4 +32,14 @@ func TestHealthUnderstandsDialErrors(t *testing.T) {
 	srv := tlsServer(t)
 	_, err = d.DialTLSContext(t.Context(), "tcp", srv.addr)
 	assert.True(t, health.Permanent(err), "%v", err)
+	assert.True(t, health.SafeToRetry(err), "nothing of the caller's was sent")
+
+	_, err = d.DialTLSContext(t.Context(), "tcp", ":443")
+	assert.True(t, health.Permanent(err), "%v", err)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = d.DialContext(ctx, "tcp", closedPort(t))
+	assert.Equal(t, health.Canceled, health.Classify(err))
+	assert.True(t, health.SafeToRetry(err), "nothing was sent before it was canceled, either")
 }

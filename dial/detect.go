@@ -12,8 +12,9 @@ import (
 const Never time.Duration = math.MaxInt64
 
 // KernelLimit is after how long Linux gives up a connection with data in flight
-// when no user timeout is set and the round trip is short: 15 retransmissions,
-// net.ipv4.tcp_retries2. It takes longer on a long path.
+// when no user timeout is set and the round trip is short: after 15
+// retransmissions, the default of net.ipv4.tcp_retries2, which nothing here
+// reads. It takes longer on a long path.
 const KernelLimit = 924600 * time.Millisecond
 
 // DetectionTime returns how long Linux takes to notice that a peer has silently
@@ -26,9 +27,13 @@ const KernelLimit = 924600 * time.Millisecond
 // keep-alive, whatever the user timeout.
 //
 // Busy counts from when something was sent that is never acknowledged; add one
-// retransmission time-out, 0.2 s and more. It is the user timeout, or
-// [KernelLimit] without one. A peer that is alive but doesn't read counts as
-// dead with a user timeout, and is never given up without one.
+// retransmission, 0.4 to 0.6 s on a short path and more on a long one. It is
+// the user timeout, or [KernelLimit] without one. A peer that is alive but
+// doesn't read counts as dead with a user timeout, and is never given up
+// without one.
+//
+// Linux's timers are coarse: each fires up to an eighth of its length late, the
+// less the shorter it is. 2 s come out as 2.0 s, 20 s as up to 22.
 //
 // The parts of ka mean what they mean to package net: zero is 15 s, 15 s and 9;
 // negative is the kernel's default, 7200 s, 75 s and 9; fractions of a second

@@ -50,6 +50,9 @@ func TestOtherSystemsAreNotTakenForLinux(t *testing.T) {
 	s := time.Second
 	idle, busy := detection("darwin", keepAlive(5*s, 2*s, 3), 30*s)
 	assert.Equal(t, 11*s, idle, "the count counts")
+	assert.Equal(t, 60*s, busy, "the limit is looked at only when a retransmission is due")
+	idle, busy = detection("windows", keepAlive(5*s, 2*s, 3), 30*s)
+	assert.Equal(t, 11*s, idle)
 	assert.Equal(t, 30*s, busy)
 	idle, busy = detection("openbsd", net.KeepAliveConfig{Enable: true}, 0)
 	assert.Equal(t, Never, idle, "the values are not known")

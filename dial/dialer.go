@@ -3,7 +3,6 @@ package dial
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"net"
 	"strings"
 	"syscall"
@@ -34,6 +33,9 @@ func New(cfg Config) (*Dialer, error) {
 		// Package net would overwrite our keep-alive, and ignore its errors.
 		KeepAlive:      -1,
 		ControlContext: d.cfg.controlContext,
+	}
+	if !sockopt.SetsKeepAlive() {
+		d.net.KeepAliveConfig = cfg.KeepAlive
 	}
 	if cfg.LocalAddr != nil {
 		d.net.LocalAddr = cfg.LocalAddr
@@ -159,7 +161,11 @@ func (d *Dialer) tlsConfig(network, address string) (*tls.Config, error) {
 	if cfg.ServerName != "" {
 		return cfg, nil
 	}
-	if isUnix(network) {
+	var host string
+	if !isUnix(network) {
+		host, _, _ = net.SplitHostPort(address) // checkAddress could
+	}
+	if host == "" {
 		if cfg.InsecureSkipVerify {
 			return cfg, nil
 		}
@@ -168,10 +174,6 @@ func (d *Dialer) tlsConfig(network, address string) (*tls.Config, error) {
 			Err:    &net.AddrError{Err: "no name to verify the certificate against", Addr: address},
 			Advice: "set Config.TLSConfig.ServerName",
 		}
-	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, fmt.Errorf("dial: %w", err) // checkAddress would have said so
 	}
 	cfg = cfg.Clone()
 	cfg.ServerName = host

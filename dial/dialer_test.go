@@ -57,6 +57,7 @@ func listen(t testing.TB, network, address string) net.Listener {
 // server is a TLS server whose certificate is for 127.0.0.1 and example.com.
 type server struct {
 	addr   string
+	cert   tls.Certificate
 	client *tls.Config
 }
 
@@ -80,11 +81,9 @@ func tlsServer(t testing.TB) server {
 	pool := x509.NewCertPool()
 	pool.AddCert(cert)
 	ln := listen(t, "tcp4", "127.0.0.1:0")
-	addr := echoServer(t, tls.NewListener(ln, &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		NextProtos:   []string{"h2"},
-	}))
-	return server{addr: addr, client: &tls.Config{RootCAs: pool}}
+	pair := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	addr := echoServer(t, tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}}))
+	return server{addr: addr, cert: pair, client: &tls.Config{RootCAs: pool}}
 }
 
 // talk says something and hears it back.
@@ -181,6 +180,69 @@ func TestAHandshakeThatHangsEndsWithTheTimeout(t *testing.T) {
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.ErrorContains(t, err, "no answer within Config.Timeout, 400ms")
 	assert.True(t, err.(*Error).Timeout())
+	assert.True(t, err.(*Error).PathTimeout())
+}
+
+func TestTheHandshakeHasOnlyWhatIsLeftOfTheTimeout(t *testing.T) {
+	srv := tlsServer(t)
+	const timeout = 400 * time.Millisecond
+	d := newDialer(t, Config{Timeout: timeout, TLSConfig: srv.client, Trace: &Trace{
+		// Connecting takes all of it.
+		ConnectDone: func(context.Context, ConnectDone) { <-time.After(timeout) },
+	}})
+	_, err := d.DialTLSContext(t.Context(), "tcp", srv.addr)
+	phase(t, err, PhaseHandshake)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+func TestAFailedHandshakeClosesTheConnection(t *testing.T) {
+	ln := listen(t, "tcp", "127.0.0.1:0")
+	defer ln.Close()
+	srv := tlsServer(t)
+	accepted := make(chan error, 1)
+	go func() { accepted <- drainAfterHandshake(ln, srv.cert) }()
+	var e *Error
+	_, err := newDialer(t, Config{}).DialTLSContext(t.Context(), "tcp", ln.Addr().String())
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, PhaseHandshake, e.Phase, "%v", err)
+	assert.NotErrorIs(t, <-accepted, os.ErrDeadlineExceeded, "the connection is still open")
+}
+
+// drainAfterHandshake accepts a connection whose handshake fails, and returns
+// how reading from it ends.
+func drainAfterHandshake(ln net.Listener, cert tls.Certificate) error {
+	c, err := ln.Accept()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	_ = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}}).Handshake()
+	_, err = io.Copy(io.Discard, c)
+	return err
+}
+
+func TestTLSWithoutAHostNeedsAName(t *testing.T) {
+	noIO := Config{Control: func(context.Context, string, string, syscall.RawConn) error {
+		t.Error("made a socket")
+		return nil
+	}}
+	_, err := newDialer(t, noIO).DialTLSContext(t.Context(), "tcp", ":443")
+	phase(t, err, PhaseAddress)
+	assert.ErrorContains(t, err, "set Config.TLSConfig.ServerName")
+
+	srv := tlsServer(t)
+	_, port, err := net.SplitHostPort(srv.addr)
+	require.NoError(t, err)
+	named := srv.client.Clone()
+	named.ServerName = "example.com"
+	for _, cfg := range []*tls.Config{named, {InsecureSkipVerify: true}} {
+		c, err := newDialer(t, Config{TLSConfig: cfg}).DialTLSContext(t.Context(), "tcp4", ":"+port)
+		require.NoError(t, err)
+		c.Close()
+	}
 }
 
 func TestTLSOverAUnixSocketNeedsAName(t *testing.T) {
@@ -272,12 +334,14 @@ func TestASocketsDeadlineThatIsFasterThanTheContextIsTheContexts(t *testing.T) {
 	err := d.failed(late{t.Context()}, PhaseConnect, "tcp", "redis:6379", cause)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.Empty(t, err.Advice, "it was not Config.Timeout")
+	assert.False(t, err.PathTimeout())
 
 	err = d.failed(t.Context(), PhaseConnect, "tcp", "redis:6379", cause)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 	assert.Equal(t, "no answer within Config.Timeout, 10s", err.Advice)
 	assert.True(t, err.Timeout())
+	assert.True(t, err.PathTimeout())
 }
 
 func TestLookupErrorsAreOfTheLookup(t *testing.T) {
@@ -290,6 +354,17 @@ func TestLookupErrorsAreOfTheLookup(t *testing.T) {
 	assert.ErrorAs(t, err, &dns)
 }
 
+func TestALookupThatHangsSaysNothingAboutThePeer(t *testing.T) {
+	d := newDialer(t, Config{Timeout: 400 * time.Millisecond, Resolver: &net.Resolver{PreferGo: true,
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}})
+	_, err := d.DialContext(t.Context(), "tcp", "redis.example.:6379")
+	phase(t, err, PhaseLookup)
+	assert.False(t, err.(*Error).PathTimeout())
+}
+
 func TestControlRunsAfterOurOptionsAndItsErrorsSurface(t *testing.T) {
 	addr := echoServer(t, listen(t, "tcp", "127.0.0.1:0"))
 	mine := errors.New("mine")
@@ -298,6 +373,10 @@ func TestControlRunsAfterOurOptionsAndItsErrorsSurface(t *testing.T) {
 	phase(t, err, PhaseOptions)
 	assert.ErrorIs(t, err, mine)
 	assert.ErrorContains(t, err, "Config.Control")
+
+	d = newDialer(t, Config{Control: func(context.Context, string, string, syscall.RawConn) error { return context.DeadlineExceeded }})
+	_, err = d.DialContext(t.Context(), "tcp", addr)
+	assert.False(t, err.(*Error).PathTimeout(), "nobody was asked anything")
 
 	var got []string
 	d = newDialer(t, Config{Control: func(ctx context.Context, network, address string, rc syscall.RawConn) error {

@@ -41,11 +41,13 @@
 // # What will happen
 //
 // A peer that vanishes silently is noticed within DetectWithin while the
-// connection is idle, and within DetectWithin plus one retransmission (0.2 s and
-// more, it grows with the round trip) while data is in flight. Reads and writes
-// then return ETIMEDOUT, or EHOSTUNREACH, ENETUNREACH or ECONNREFUSED if a
-// router complained meanwhile. These are errors of the path, not deadlines of
-// yours: errors.Is(err, os.ErrDeadlineExceeded) is false for them.
+// connection is idle, and within DetectWithin plus one retransmission while
+// data is in flight: 0.4 to 0.6 s on a short path, more on a long one. Linux's
+// timers are coarse and may add up to an eighth to all of these. Reads and
+// writes then return ETIMEDOUT, or what a router complained about meanwhile:
+// EHOSTUNREACH, ENETUNREACH, ECONNREFUSED, with IPv6 EACCES. These are errors
+// of the path, not deadlines of yours: errors.Is(err, os.ErrDeadlineExceeded)
+// is false for them.
 //
 // What no socket option notices is a peer whose process hangs while its kernel
 // goes on acknowledging. Give requests a deadline.
@@ -54,14 +56,21 @@
 //
 //	                  idle connection         data in flight
 //	Linux             DetectWithin            DetectWithin + a retransmission
-//	macOS             DetectWithin            DetectWithin (TCP_RXT_CONNDROPTIME)
-//	Windows           DetectWithin            DetectWithin (TCP_MAXRT)
+//	macOS             DetectWithin            up to twice DetectWithin
+//	Windows           DetectWithin            DetectWithin
 //	FreeBSD, NetBSD,  DetectWithin            the system's own limit
 //	DragonFly
+//	Solaris, illumos, DetectWithin, but       the system's own limit
+//	AIX               Inspect can't tell
 //	OpenBSD           the system's own limit  the system's own limit
 //	others            the system's own limit  the system's own limit
 //
-// Only the Linux line is measured by this package's tests. What a system or a
-// kernel lacks is skipped, and [Inspect] says so; what it refuses fails the
-// dial.
+// Only the Linux line is measured by this package's tests. The others follow
+// from what the systems say about their options: TCP_RXT_CONNDROPTIME in the
+// source of Apple's kernel, TCP_MAXRT and TCP_MAXRTMS in Microsoft's
+// "IPPROTO_TCP socket options"; on Solaris, illumos, AIX and Windows before
+// version 1709 of Windows 10, package net sets keep-alive as well as it can.
+// Linux's Multipath TCP takes a minute longer, see Config.MultipathTCP. What a
+// system or a kernel lacks is skipped, and [Inspect] says so; what it refuses
+// fails the dial.
 package dial

@@ -7,13 +7,25 @@ import (
 	"syscall"
 )
 
-// errnoAdvice says what commonly lies behind an errno of a failed connect. On
+// errnoAdvice says what commonly lies behind an errno of a failed dial. On
 // Windows, sockets return WSA numbers, which package syscall names in part only;
 // they are 10000 above these.
-func errnoAdvice(err error) string {
+func errnoAdvice(network string, err error) string {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
 		return ""
+	}
+	if isUnix(network) {
+		switch errno {
+		case syscall.ECONNREFUSED, wsaECONNREFUSED:
+			return "the socket's file is there but nothing listens on it: did the server die?"
+		case syscall.EAGAIN:
+			return "the server's queue of connections that it hasn't accepted yet is full"
+		case syscall.EACCES, syscall.EPERM, wsaEACCES:
+			return "the permissions of the socket's file or its directories forbid it"
+		case syscall.ENOENT:
+			return "no socket exists at that path: is the server running?"
+		}
 	}
 	switch errno {
 	case syscall.ECONNREFUSED, wsaECONNREFUSED:
@@ -31,9 +43,7 @@ func errnoAdvice(err error) string {
 	case syscall.EADDRNOTAVAIL, wsaEADDRNOTAVAIL:
 		return "no local port is free for this peer: too many connections, or too many of them closed lately; or Config.LocalAddr is not this machine's"
 	case syscall.EACCES, syscall.EPERM, wsaEACCES:
-		return "a firewall or security policy of this machine forbids it, or the file permissions of the socket do"
-	case syscall.ENOENT:
-		return "no socket exists at that path: is the server running?"
+		return "a firewall or security policy of this machine forbids it, or a router or firewall on the way does (ICMPv6)"
 	}
 	return ""
 }

@@ -3,4 +3,4 @@
 package dial
 
 // errnoAdvice knows nothing about this system's errors.
-func errnoAdvice(error) string { return "" }
+func errnoAdvice(network string, err error) string { return "" }

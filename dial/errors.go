@@ -53,6 +53,8 @@ type Error struct {
 
 	// Advice says what to look at, if the cause has a common reason.
 	Advice string
+
+	silent bool // see PathTimeout
 }
 
 // Error names the address, the cause and the advice.
@@ -74,6 +76,16 @@ func (e *Error) Timeout() bool {
 	var t interface{ Timeout() bool }
 	return errors.As(e.Err, &t) && t.Timeout()
 }
+
+// PathTimeout reports whether Config.Timeout ran out while the peer was silent,
+// in connecting or in the handshake, and the caller's context was alive: the
+// dialer gave up, nobody told it to. Package health takes that for what it is,
+// a path that may be dead, and not for a canceled call.
+func (e *Error) PathTimeout() bool { return e.silent }
+
+// SafeToRetry is true: a dial sends nothing of the caller's, whatever phase it
+// fails in, so that the peer can't have acted on it. Package health reads it.
+func (e *Error) SafeToRetry() bool { return true }
 
 // Temporary is what net.Error wants; like package net's it means little.
 func (e *Error) Temporary() bool {
@@ -112,18 +124,20 @@ func (d *Dialer) failed(ctx context.Context, phase Phase, network, address strin
 	if t, ok := ctx.Deadline(); ok && !time.Now().Before(t) {
 		return e
 	}
-	e.Advice = d.advice(e.Phase, e.Err)
+	e.silent = (e.Phase == PhaseConnect || e.Phase == PhaseHandshake) && errors.Is(e.Err, context.DeadlineExceeded)
+	e.Advice = d.advice(e)
 	return e
 }
 
 // advice says what commonly lies behind an error.
-func (d *Dialer) advice(phase Phase, err error) string {
+func (d *Dialer) advice(e *Error) string {
+	err := e.Err
 	var dns *net.DNSError
 	var unknownCA x509.UnknownAuthorityError
 	var hostname x509.HostnameError
 	var notTLS tls.RecordHeaderError
 	switch {
-	case phase == PhaseOptions:
+	case e.Phase == PhaseOptions:
 		return "a value that the kernel refuses, a security policy, or Config.Control"
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return "the name does not exist, or the resolver does not know it yet"
@@ -138,7 +152,7 @@ func (d *Dialer) advice(phase Phase, err error) string {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("no answer within Config.Timeout, %v", d.cfg.Timeout)
 	}
-	return errnoAdvice(err)
+	return errnoAdvice(e.Network, err)
 }
 
 // checkAddress says what is wrong with a network and an address, without any

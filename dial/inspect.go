@@ -23,6 +23,9 @@ type Socket struct {
 	// the peer has silently vanished, while nothing is in flight and while
 	// something is, see [DetectionTime]. [Never] means that nothing is known to
 	// bound it; zero that the peer can't vanish silently, as on a Unix socket.
+	// On a Multipath TCP connection that is in use both contain
+	// net.mptcp.close_timeout, which Linux waits for a new path when the last
+	// one has died.
 	DetectIdle, DetectBusy time.Duration
 
 	KeepAlive       net.KeepAliveConfig
@@ -53,18 +56,17 @@ type Socket struct {
 // Inspect asks the kernel what is in force on a connection: any connection, not
 // only a Dialer's, through TLS and through every wrapper that has a NetConn
 // method. It changes nothing. The error is net.ErrClosed on a closed connection
-// and errors.ErrUnsupported on one without a socket, such as net.Pipe's.
+// and errors.ErrUnsupported on one without a socket, such as net.Pipe's, a nil
+// one or a zero net.TCPConn.
 func Inspect(c net.Conn) (Socket, error) {
-	if c == nil {
-		return Socket{}, fmt.Errorf("dial: inspect: no connection: %w", errors.ErrUnsupported)
-	}
 	inner, layered := sockopt.Unwrap(c)
-	s := Socket{Local: inner.LocalAddr(), Remote: inner.RemoteAddr(), Layered: layered}
-	network := ""
-	if s.Local != nil {
-		network = s.Local.Network()
-	}
+	s := Socket{Layered: layered}
 	err := sockopt.Control(inner, func(fd uintptr) error {
+		s.Local, s.Remote = inner.LocalAddr(), inner.RemoteAddr()
+		network := ""
+		if s.Local != nil {
+			network = s.Local.Network()
+		}
 		switch {
 		case isUnix(network):
 			return s.readBuffers(fd)
@@ -116,12 +118,21 @@ func (s *Socket) read(fd uintptr) error {
 	}
 	s.MultipathTCP, s.MultipathInUse = sockopt.IsMPTCP(fd)
 	s.DetectIdle, s.DetectBusy = detection(runtime.GOOS, s.KeepAlive, s.UserTimeout)
+	if s.MultipathInUse {
+		wait := sockopt.MPTCPCloseTimeout()
+		s.DetectIdle, s.DetectBusy = later(s.DetectIdle, wait), later(s.DetectBusy, wait)
+	}
 	return errors.Join(errs[:]...)
 }
 
+// later is d + by, but never more than Never.
+func later(d, by time.Duration) time.Duration { return d + min(by, Never-d) }
+
 // detection is DetectionTime on any system. Only Linux is known to drop the
 // keep-alive count beside a user timeout, and to have a limit of its own that
-// can be relied on.
+// can be relied on. Apple's kernel looks at the time that has passed since the
+// first retransmission only when another one is due, and they are ever farther
+// apart: nearly twice the user timeout may have passed by then.
 func detection(goos string, ka net.KeepAliveConfig, userTimeout time.Duration) (idle, busy time.Duration) {
 	if goos == "linux" || goos == "android" {
 		return DetectionTime(ka, userTimeout)
@@ -132,16 +143,23 @@ func detection(goos string, ka net.KeepAliveConfig, userTimeout time.Duration) (
 	}
 	if userTimeout > 0 {
 		busy = userTimeout
+		if goos == "darwin" || goos == "ios" {
+			busy = later(busy, userTimeout)
+		}
 	}
 	return idle, busy
 }
 
-// String describes the socket in one line, the detection times first.
+// String describes the socket in one line, the detection times first. Of a TCP
+// connection that is dead already it says only that.
 func (s Socket) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s to %s", name(s.Local), name(s.Remote))
 	if s.Layered {
 		b.WriteString(" (layered)")
+	}
+	if s.State == sockopt.StateClose.String() {
+		return b.String() + ": dead (" + s.State + ")"
 	}
 	if s.DetectIdle == 0 && s.DetectBusy == 0 {
 		fmt.Fprintf(&b, ": no silent death; buffers %d/%d", s.ReadBuffer, s.WriteBuffer)

@@ -1,6 +1,7 @@
 package dial
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"testing"
@@ -11,13 +12,19 @@ import (
 )
 
 func TestInspectSaysWhyItCannot(t *testing.T) {
-	_, err := Inspect(nil)
-	assert.ErrorIs(t, err, errors.ErrUnsupported)
+	for _, c := range []net.Conn{
+		nil, (*net.TCPConn)(nil), new(net.TCPConn), (*net.UnixConn)(nil),
+		(*tls.Conn)(nil), tls.Client(nil, &tls.Config{}), struct{ net.Conn }{},
+	} {
+		_, err := Inspect(c)
+		assert.ErrorIs(t, err, errors.ErrUnsupported, "%T", c)
+		assert.ErrorContains(t, err, "dial: inspect: ", "%T", c)
+	}
 
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	_, err = Inspect(a)
+	_, err := Inspect(a)
 	assert.ErrorIs(t, err, errors.ErrUnsupported)
 
 	udp, err := net.Dial("udp", "127.0.0.1:9")

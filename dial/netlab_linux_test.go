@@ -245,6 +245,7 @@ func TestADeadAddressIsGivenUpWithinTheTimeout(t *testing.T) {
 	took, err := dial(t.Context(), Config{Timeout: time.Second})
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.ErrorContains(t, err, "no answer within Config.Timeout, 1s")
+	assert.True(t, err.(*Error).PathTimeout())
 	assert.Less(t, took, 3*time.Second)
 
 	took, err = dial(t.Context(), Config{DetectWithin: 2 * time.Second, Timeout: time.Minute})
@@ -256,7 +257,41 @@ func TestADeadAddressIsGivenUpWithinTheTimeout(t *testing.T) {
 	took, err = dial(ctx, Config{})
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.NotContains(t, err.Error(), "Config.Timeout", "it was the caller's")
+	assert.False(t, err.(*Error).PathTimeout())
 	assert.Less(t, took, 2*time.Second)
+}
+
+func TestAMultipathConnectionWaitsForAnotherPathBeforeItDies(t *testing.T) {
+	t.Parallel()
+	lab := netlab.New(t)
+	const wait = 2 * time.Second
+	err := lab.Client.Do(func() error { return os.WriteFile("/proc/sys/net/mptcp/close_timeout", []byte("2"), 0) })
+	if err != nil {
+		t.Skip("this kernel has no net.mptcp.close_timeout:", err)
+	}
+	server := newDialer(t, Config{MultipathTCP: true, UserTimeout: -1})
+	var ln net.Listener
+	require.NoError(t, lab.Server.Do(func() (err error) {
+		ln, err = server.ListenConfig().Listen(t.Context(), "tcp", lab.Server.Addr(labPort))
+		return err
+	}))
+	defer ln.Close()
+	cfg := Config{MultipathTCP: true, UserTimeout: -1, KeepAlive: keepAlive(time.Second, time.Second, 2)}
+	c := labDial(t, lab, cfg)
+	peer, err := ln.Accept()
+	require.NoError(t, err)
+	defer peer.Close()
+	var s Socket
+	require.NoError(t, lab.Client.Do(func() (err error) { // reads the namespace's setting
+		s, err = Inspect(c)
+		return err
+	}))
+	require.True(t, s.MultipathInUse)
+	require.Equal(t, 3*time.Second+wait, s.DetectIdle)
+	begin := time.Now()
+	lab.Drop()
+	detected(t, c, begin, s.DetectIdle, syscall.ENOTCONN)
+	assert.Greater(t, time.Since(begin), s.DetectIdle-500*time.Millisecond)
 }
 
 func TestAListenerNoticesThatItsClientVanished(t *testing.T) {

@@ -25,7 +25,8 @@ func HighlyAvailable() Config {
 // agents, subscriptions, devices on metered links. The peer is probed after 2
 // minutes of silence, often enough for the 4 or more minutes after which common
 // NATs and load balancers forget a flow, and a dead peer is noticed within 5
-// minutes (keep-alive 2m:1m:3).
+// minutes (keep-alive 2m:1m:3). Both may take up to an eighth longer, as
+// [DetectionTime] says.
 func RarelyUsed() Config {
 	return Config{DetectWithin: 5 * time.Minute}
 }

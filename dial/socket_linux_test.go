@@ -3,6 +3,7 @@ package dial
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"path/filepath"
 	"syscall"
@@ -119,7 +120,12 @@ func TestWhatControlSetsWins(t *testing.T) {
 	addr := echoServer(t, listen(t, "tcp", "127.0.0.1:0"))
 	d := newDialer(t, Config{Control: func(_ context.Context, _, _ string, rc syscall.RawConn) error {
 		var opErr error
-		err := rc.Control(func(fd uintptr) { opErr = sockopt.SetUserTimeout(fd, 33*time.Second) })
+		err := rc.Control(func(fd uintptr) {
+			opErr = errors.Join(
+				sockopt.SetUserTimeout(fd, 33*time.Second),
+				sockopt.SetKeepAlive(fd, sockopt.KeepAlive{Enable: true, Idle: 11 * time.Second, Interval: 11 * time.Second, Count: 2}),
+			)
+		})
 		if err != nil {
 			return err
 		}
@@ -128,7 +134,9 @@ func TestWhatControlSetsWins(t *testing.T) {
 	c, err := d.DialContext(t.Context(), "tcp", addr)
 	require.NoError(t, err)
 	defer c.Close()
-	assert.Equal(t, 33*time.Second, inspect(t, c).UserTimeout)
+	s := inspect(t, c)
+	assert.Equal(t, 33*time.Second, s.UserTimeout)
+	assert.Equal(t, keepAlive(11*time.Second, 11*time.Second, 2), s.KeepAlive)
 }
 
 func TestAValueThatTheKernelRefusesFailsTheDialWithItsErrno(t *testing.T) {
@@ -173,8 +181,10 @@ func TestMultipathTCPIsOnlyWhatWasAskedFor(t *testing.T) {
 	assert.True(t, s.MultipathInUse)
 	assert.Equal(t, []string{"user timeout", "fast unreachable"}, s.Unsupported)
 	assert.Equal(t, keepAlive(4*time.Second, 2*time.Second, 3), s.KeepAlive)
-	assert.Equal(t, 10*time.Second, s.DetectIdle)
-	assert.Equal(t, KernelLimit, s.DetectBusy)
+	wait := sockopt.MPTCPCloseTimeout()
+	assert.Positive(t, wait)
+	assert.Equal(t, 10*time.Second+wait, s.DetectIdle)
+	assert.Equal(t, KernelLimit+wait, s.DetectBusy)
 	assert.Contains(t, s.String(), ", multipath,")
 	assert.Contains(t, s.String(), "unsupported: user timeout")
 	talk(t, c)
@@ -191,6 +201,7 @@ func TestMultipathTCPThatFellBackIsReported(t *testing.T) {
 		t.Skip("this kernel has no Multipath TCP")
 	}
 	assert.False(t, s.MultipathInUse)
+	assert.Equal(t, 10*time.Second, s.DetectIdle, "a TCP connection waits for no other path")
 	assert.Contains(t, s.String(), "multipath fallen back to TCP")
 }
 
@@ -294,6 +305,22 @@ func TestInspectWorksOnAnybodysConnection(t *testing.T) {
 	assert.Equal(t, addr, s.Remote.String())
 	assert.Positive(t, s.RTT)
 	assert.Less(t, s.LastHeard, time.Minute)
+}
+
+func TestADeadConnectionIsNotSaidToDieLater(t *testing.T) {
+	ln := listen(t, "tcp", "127.0.0.1:0")
+	defer ln.Close()
+	c, err := newDialer(t, Config{}).DialContext(t.Context(), "tcp", ln.Addr().String())
+	require.NoError(t, err)
+	defer c.Close()
+	peer, err := ln.Accept()
+	require.NoError(t, err)
+	require.NoError(t, peer.(*net.TCPConn).SetLinger(0))
+	require.NoError(t, peer.Close())
+	require.Eventually(t, func() bool { return inspect(t, c).State == "CLOSED" }, 5*time.Second, time.Millisecond)
+	s := inspect(t, c).String()
+	assert.Contains(t, s, ": dead (CLOSED)")
+	assert.NotContains(t, s, "noticed")
 }
 
 func TestTheUserTimeoutBoundsConnectingToo(t *testing.T) {
