@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -42,4 +43,17 @@ func TestHealthUnderstandsDialErrors(t *testing.T) {
 	_, err = d.DialContext(ctx, "tcp", closedPort(t))
 	assert.Equal(t, health.Canceled, health.Classify(err))
 	assert.True(t, health.SafeToRetry(err), "nothing was sent before it was canceled, either")
+}
+
+func TestHealthTakesOurOwnTimeoutForSilence(t *testing.T) {
+	ln := listen(t, "tcp", "127.0.0.1:0") // never accepts, so the handshake hangs
+	defer ln.Close()
+	d := newDialer(t, Config{Timeout: 400 * time.Millisecond})
+	_, err := d.DialTLSContext(t.Context(), "tcp", ln.Addr().String())
+	assert.Equal(t, health.Path, health.Classify(err), "%v", err)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = d.DialTLSContext(ctx, "tcp", ln.Addr().String())
+	assert.Equal(t, health.Canceled, health.Classify(err), "%v", err)
 }
