@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"reflect"
@@ -30,8 +31,8 @@ const (
 	// the peer works.
 	Conn
 
-	// Path is silence, or a router that says the peer can't be reached. The
-	// siblings are suspects.
+	// Path is silence, or a router that says the peer can't or mustn't be
+	// reached. The siblings are suspects.
 	Path
 
 	// Role is a server that lives and answers, but is no longer the one that
@@ -80,13 +81,22 @@ func (c Class) String() string {
 //
 //   - ECONNREFUSED is Path on an established connection, where it can only be a
 //     router's word, and Conn on a dial, where it is the peer's kernel saying
-//     that nobody listens.
+//     that nobody listens. EACCES, EPROTO and ENOPROTOOPT, in which Unix systems
+//     hand on a router's prohibition, are Path on an established connection. On
+//     a dial EACCES is Local, though it may be a router's word there as well.
+//   - ENOTCONN is Conn: it tells nothing about the peer. With Multipath TCP it
+//     is all that remains of a death by silence.
 //   - A dial that ran into a time limit of its own, such as
 //     [net.Dialer.Timeout], is Canceled, because it can't be told from the
-//     caller's. Whoever set the limit knows better.
+//     caller's. Whoever set the limit knows better, and can say so: an error with
+//     a method PathTimeout() bool that returns true, as this module's dialer
+//     makes, is Path. It means that the peer was silent for a time limit that
+//     isn't the caller's.
 //   - A failed name lookup is Unknown, whatever kept the resolver from
 //     answering, unless it was canceled or failed for want of something Local.
-//   - [net.ErrClosed] is Conn, but Canceled if joined with a context's error.
+//   - [net.ErrClosed], and what crypto/tls, net/http, database/sql and common
+//     drivers say of a connection that was closed here, is Conn, but Canceled if
+//     joined with a context's error.
 //   - A certificate that doesn't verify and a TLS alert are Conn, see also
 //     [Permanent].
 //   - HTTP/2: a lost ping is Path, GOAWAY and connection errors are Conn. An
@@ -154,6 +164,10 @@ func (s *search) verdict(err error, dialing bool) verdict {
 			return v
 		}
 		return saysNothing
+	case *fs.PathError:
+		if errors.Is(e.Err, fs.ErrPermission) {
+			return saysLocal // EACCES of a file
+		}
 	}
 	v, last := judge(err, dialing)
 	if last {
@@ -196,6 +210,9 @@ func isLeaf(err error) bool {
 // judge returns what one error says, without what it wraps, and whether nothing
 // below it matters.
 func judge(err error, dialing bool) (v verdict, last bool) {
+	if e, ok := err.(interface{ PathTimeout() bool }); ok && e.PathTimeout() {
+		return saysPath, true
+	}
 	if v, ok := judgeSystem(err, dialing); ok {
 		return v, true
 	}
@@ -250,7 +267,7 @@ func isCertificate(err error) bool {
 	switch err.(type) {
 	case *tls.CertificateVerificationError, x509.CertificateInvalidError, x509.HostnameError,
 		x509.UnknownAuthorityError, x509.ConstraintViolationError, x509.UnhandledCriticalExtension,
-		x509.InsecureAlgorithmError, x509.SystemRootsError:
+		x509.InsecureAlgorithmError:
 		return true
 	}
 	return false

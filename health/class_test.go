@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"syscall"
 	"testing"
@@ -36,6 +38,17 @@ type slowError struct{}
 
 func (slowError) Error() string { return "slow" }
 func (slowError) Timeout() bool { return true }
+
+// limitError is what a dialer with a time limit of its own returns.
+type limitError struct {
+	err  error
+	mine bool
+}
+
+func (e *limitError) Error() string     { return "dialer: " + e.err.Error() }
+func (e *limitError) Unwrap() error     { return e.err }
+func (e *limitError) PathTimeout() bool { return e.mine }
+func (e *limitError) SafeToRetry() bool { return true }
 
 // opError is what package net makes of a failed call.
 func opError(op string, err error) error {
@@ -61,7 +74,14 @@ func TestErrorsAreClassified(t *testing.T) {
 		{"closed file", &fs.PathError{Op: "read", Err: fs.ErrClosed}, Conn, false, false},
 		{"closed by cancelation", errors.Join(net.ErrClosed, context.Canceled), Canceled, false, false},
 		{"unread", ErrUnread, Conn, false, false},
-		{"driver.ErrBadConn", fmt.Errorf("exec: %w", driver.ErrBadConn), Conn, true, false},
+		{"driver.ErrBadConn", fmt.Errorf("exec: %w", driver.ErrBadConn), Conn, false, false},
+		{"TLS closed here", errors.New("tls: protocol is shutdown"), Conn, false, false},
+		{"sql.Conn closed here", sql.ErrConnDone, Conn, false, false},
+		{"pgx", errors.New("conn closed"), Conn, false, false},
+		{"MySQL", fmt.Errorf("exec: %w", errors.New("invalid connection")), Conn, false, false},
+		{"closed text by cancelation", errors.Join(errors.New("conn closed"), context.Canceled), Canceled, false, false},
+		{"not such a text", errors.New("invalid connection string"), Unknown, false, false},
+		{"file", &fs.PathError{Op: "open", Err: syscall.EACCES}, Local, false, false},
 
 		{"canceled", context.Canceled, Canceled, false, false},
 		{"deadline of a context", fmt.Errorf("do: %w", context.DeadlineExceeded), Canceled, false, false},
@@ -75,6 +95,10 @@ func TestErrorsAreClassified(t *testing.T) {
 		{"timed out while dialing", opError("dial", syscall.ETIMEDOUT), Path, true, false},
 		{"no path while dialing a proxy", opError("proxyconnect", opError("dial", syscall.EHOSTUNREACH)), Path, true, false},
 		{"refused behind SOCKS", opError("socks connect", syscall.ECONNREFUSED), Conn, true, false},
+		{"time limit of a dialer", &limitError{os.ErrDeadlineExceeded, true}, Path, true, false},
+		{"deadline in a dialer", &limitError{os.ErrDeadlineExceeded, false}, Canceled, true, false},
+		{"in an HTTP client", &url.Error{Op: "Post", Err: opError("dial", syscall.ECONNREFUSED)}, Conn, false, false},
+		{"of this dialer in an HTTP client", &url.Error{Op: "Post", Err: &limitError{context.DeadlineExceeded, true}}, Path, false, false},
 		{"two attempts", errors.Join(opError("dial", syscall.ECONNREFUSED), opError("dial", syscall.ETIMEDOUT)), Path, true, false},
 		{"dial after a write", errors.Join(opError("write", syscall.EPIPE), opError("dial", syscall.ECONNREFUSED)), Conn, false, false},
 		{"unknown beside dial", errors.Join(errors.New("half done"), opError("dial", syscall.ECONNREFUSED)), Conn, false, false},
@@ -93,7 +117,10 @@ func TestErrorsAreClassified(t *testing.T) {
 		{"unknown network, wrapped", fmt.Errorf("%w: %w", errors.New("mine"), net.UnknownNetworkError("foo")), Unknown, false, true},
 
 		{"bad certificate", &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, Conn, true, true},
-		{"no roots", &tls.CertificateVerificationError{Err: x509.SystemRootsError{}}, Local, true, true},
+		{"no roots", &tls.CertificateVerificationError{Err: x509.SystemRootsError{}}, Local, true, false},
+		{"roots out of reach", &tls.CertificateVerificationError{Err: x509.SystemRootsError{Err: syscall.EMFILE}}, Local, true, false},
+		{"roots out of reach, bare", x509.SystemRootsError{Err: syscall.EMFILE}, Local, false, false},
+		{"bad certificate in an HTTP client", &url.Error{Op: "Get", Err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}}, Conn, false, true},
 		{"host name", x509.HostnameError{Certificate: &x509.Certificate{}}, Conn, false, true},
 		{"record header", tls.RecordHeaderError{Msg: "first"}, Conn, false, false},
 		{"record header of the first", tls.RecordHeaderError{Msg: "first", Conn: &net.TCPConn{}}, Conn, true, false},
@@ -106,6 +133,9 @@ func TestErrorsAreClassified(t *testing.T) {
 		{"HTTP/2 ping lost", fmt.Errorf("get: %w", hangup), Path, false, false},
 		{"HTTP/2 not processed", errors.New("http2: Transport received Server's graceful shutdown GOAWAY"), Conn, true, false},
 		{"HTTP/2 unusable", errors.New("http2: client conn not usable"), Conn, true, false},
+		{"HTTP/2 not processed, after a redirection maybe", &url.Error{Op: "Post", Err: errors.New("http2: client conn not usable")}, Conn, false, false},
+		{"HTTP/2 not established", errors.New("http2: client conn could not be established"), Conn, false, false},
+		{"HTTP/2 closed here", errors.New("http2: client conn is closed"), Conn, false, false},
 		{"HTTP/2 GOAWAY", errors.New("http2: Transport received GOAWAY from server ErrCode:PROTOCOL_ERROR"), Conn, false, false},
 		{"HTTP/2 closed", errors.New("http2: client connection force closed via ClientConn.Close"), Conn, false, false},
 

@@ -3,10 +3,15 @@ package health
 import (
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"reflect"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -98,7 +103,7 @@ func frame(kind, flags byte, stream uint32, payload ...byte) []byte {
 
 // http2Server answers every connection's first request with the head of a 200
 // and what end holds, and hangs up.
-func http2Server(t *testing.T, end ...[]byte) *http.Client {
+func http2Server(t *testing.T, end ...[]byte) http.RoundTripper {
 	t.Helper()
 	hold := make(chan struct{})
 	addr, cfg := tlsServer(t, func(c *tls.Config) { c.NextProtos = []string{"h2"} }, func(c net.Conn) {
@@ -120,7 +125,7 @@ func http2Server(t *testing.T, end ...[]byte) *http.Client {
 	tr := &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true}
 	tr.DialTLSContext = nil
 	t.Cleanup(func() { tr.CloseIdleConnections() })
-	return &http.Client{Transport: rewrite{tr, addr, func() { close(hold) }}}
+	return rewrite{tr, addr, func() { close(hold) }}
 }
 
 // rewrite sends every request to addr, and calls answered once there is an answer.
@@ -155,8 +160,7 @@ func TestRealHTTP2Errors(t *testing.T) {
 		{"nothing", nil, "", Conn, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			client := http2Server(t, test.end...)
-			resp, err := client.Get("https://example.com/")
+			resp, err := http2Server(t, test.end...).RoundTrip(httptest.NewRequest("GET", "https://example.com/", nil))
 			if err == nil {
 				_, err = io.ReadAll(resp.Body)
 				resp.Body.Close()
@@ -167,6 +171,36 @@ func TestRealHTTP2Errors(t *testing.T) {
 			assert.Equal(t, test.kind, e.kind)
 			assert.Equal(t, test.class, Classify(err), "%T %v", err, err)
 			assert.Equal(t, test.safe, SafeToRetry(err), "%T %v", err, err)
+			assert.False(t, SafeToRetry(&url.Error{Op: "Get", Err: err}), "it may be of a redirection")
+			if e.code == refusedStream {
+				assert.False(t, SafeToRetry(otherCause(err)), "not the server's word")
+			}
 		})
 	}
+}
+
+// otherCause returns a stream's error as if it had been found on this side.
+func otherCause(streamError error) error {
+	v := reflect.New(reflect.TypeOf(streamError)).Elem()
+	v.Set(reflect.ValueOf(streamError))
+	v.FieldByName("Cause").Set(reflect.ValueOf(errors.New("too many streams")))
+	return v.Interface().(error)
+}
+
+func TestWhatAnHTTPClientRepeatedIsNotSafe(t *testing.T) {
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, gone.Close())
+	var orders atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		orders.Add(1)
+		http.Redirect(w, r, "http://"+gone.Addr().String(), http.StatusSeeOther)
+	}))
+	defer s.Close()
+	client := s.Client()
+	_, err = client.Post(s.URL, "text/plain", strings.NewReader("buy"))
+	require.Error(t, err)
+	require.EqualValues(t, 1, orders.Load())
+	assert.False(t, SafeToRetry(err), "%v", err)
+	assert.Equal(t, Conn, Classify(err))
 }

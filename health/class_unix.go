@@ -2,7 +2,14 @@
 
 package health
 
-import "syscall"
+import (
+	"runtime"
+	"syscall"
+)
+
+// linuxENONET is what an ICMP "host isolated" becomes. Few other systems know
+// it, and package syscall on none of them.
+const linuxENONET syscall.Errno = 64
 
 // judgeSystem knows the errnos of this system. It reports true for every errno,
 // also one that says nothing.
@@ -19,11 +26,20 @@ func judgeSystem(err error, dialing bool) (verdict, bool) {
 			return saysConn, true
 		}
 		return saysPath, true
+	case syscall.EACCES:
+		if dialing {
+			return saysLocal, true
+		}
+		return saysPath, true // a router's prohibition
+	case syscall.EPROTO, syscall.ENOPROTOOPT:
+		if !dialing { // or the errno may be of any system call that makes a socket
+			return saysPath, true
+		}
 	case syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.ENETRESET,
 		errHostDown:
 		return saysPath, true
 	case syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL,
-		syscall.EADDRINUSE, syscall.EPERM, syscall.EACCES, syscall.EAFNOSUPPORT, syscall.EPROTONOSUPPORT:
+		syscall.EADDRINUSE, syscall.EPERM, syscall.EAFNOSUPPORT, syscall.EPROTONOSUPPORT:
 		return saysLocal, true
 	case syscall.EBADF:
 		return saysClosed, true
@@ -32,6 +48,9 @@ func judgeSystem(err error, dialing bool) (verdict, bool) {
 		if dialing {
 			return saysConn, true
 		}
+	}
+	if runtime.GOOS == "linux" && errno == linuxENONET {
+		return saysPath, true
 	}
 	return saysNothing, true
 }

@@ -15,7 +15,10 @@
 // Errors are classified by each operating system's own numbers. On Linux a
 // Guard is told of a death by an event; on other systems, and where Linux
 // denies it, it looks at every connection once in a while, see
-// [GuardConfig.PollInterval]. Where there are no sockets to ask (Plan 9,
+// [GuardConfig.PollInterval]. On macOS and the BSDs a FIN that came behind bytes
+// can't be seen before somebody has read these, and nowhere but on Linux is more
+// known of a failed connection than that it failed: the errno is its owner's to
+// read, see [Watch.Cause]. Where there are no sockets to ask (Plan 9,
 // WebAssembly), [Guard.Watch] says so with an error for which
 // errors.Is(err, errors.ErrUnsupported) holds.
 //

@@ -64,22 +64,24 @@ func judgeHTTP2(err error) (verdict, bool) {
 // Texts of errors of net/http and x/net/http2 that have neither a type nor a
 // name that can be reached.
 const (
-	textIdleClosed   = "http: server closed idle connection"
-	textPingLost     = "http2: client connection lost"
-	textUnusable     = "http2: client conn not usable"
-	textGotGoAway    = "http2: Transport received Server's graceful shutdown GOAWAY"
-	textForceClosed  = "http2: client connection force closed via ClientConn.Close"
-	textGoAwayPrefix = "http2: Transport received GOAWAY from server"
-	textFromPeer     = "received from peer"
+	textIdleClosed     = "http: server closed idle connection"
+	textPingLost       = "http2: client connection lost"
+	textNotEstablished = "http2: client conn could not be established"
+	textUnusable       = "http2: client conn not usable"
+	textGotGoAway      = "http2: Transport received Server's graceful shutdown GOAWAY"
+	textConnClosed     = "http2: client conn is closed"
+	textForceClosed    = "http2: client connection force closed via ClientConn.Close"
+	textGoAwayPrefix   = "http2: Transport received GOAWAY from server"
+	textFromPeer       = "received from peer"
 )
 
 func judgeHTTPText(text string) verdict {
 	switch text {
 	case textPingLost:
 		return saysPath
-	case textForceClosed:
+	case textForceClosed, textConnClosed:
 		return saysClosed
-	case textIdleClosed, textUnusable, textGotGoAway:
+	case textIdleClosed, textNotEstablished, textUnusable, textGotGoAway:
 		return saysConn
 	}
 	if strings.HasPrefix(text, textGoAwayPrefix) {

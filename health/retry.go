@@ -2,9 +2,9 @@ package health
 
 import (
 	"crypto/tls"
-	"database/sql/driver"
 	"net"
 	"net/netip"
+	"net/url"
 )
 
 // SafeToRetry reports whether err proves that the peer has not acted, and will
@@ -19,11 +19,20 @@ import (
 //     the first record wasn't TLS, Encrypted Client Hello was rejected;
 //   - an HTTP/2 stream that the server refused (REFUSED_STREAM), or above the
 //     last one that its GOAWAY admits;
-//   - [driver.ErrBadConn], whose contract this is;
-//   - an error with a method SafeToRetry() bool, such as pgx's, that says so.
+//   - an error with a method SafeToRetry() bool that says so, such as pgx's and
+//     those of this module's dialer and pool.
 //
 // Of joined errors all must be proofs, because one may be about the work and
 // the next about an attempt to connect again.
+//
+// A proof is about the attempt that it came from. It is none from somebody who
+// repeats or redirects what he was asked to do, because he tells of the last
+// attempt only: the order was placed, its confirmation was elsewhere, and nobody
+// listened there. So nothing is a proof in a [url.Error], the error of an
+// [net/http.Client], whose RoundTripper's errors may be; and the errors of
+// database/sql are proofs only if the driver returns [driver.ErrBadConn] as it
+// should. That error itself is no proof: drivers have returned it for a
+// connection that broke after the query was sent.
 func SafeToRetry(err error) bool {
 	s := search{left: maxErrors}
 	return s.unsent(err)
@@ -37,6 +46,8 @@ func (s *search) unsent(err error) bool {
 		return e.SafeToRetry()
 	}
 	switch e := err.(type) {
+	case *url.Error:
+		return false // maybe of a redirection, after the work
 	case *net.OpError:
 		if isDial(e) {
 			return true
@@ -47,9 +58,6 @@ func (s *search) unsent(err error) bool {
 		return true
 	case tls.RecordHeaderError:
 		return e.Conn != nil // which is what crypto/tls does for a first record only
-	}
-	if err == driver.ErrBadConn {
-		return true
 	}
 	if isLeaf(err) {
 		return unprocessedByHTTP2(err)
@@ -103,7 +111,8 @@ func (s *search) lasting(err error, dialing bool) (forever, passing bool) {
 		return true, false
 	}
 	if isCertificate(err) {
-		return true, false
+		v, _ := judgeTLS(err) // Local if the roots could not be read
+		return v != saysLocal, v == saysLocal
 	}
 	if isLeaf(err) {
 		if dialing && textOf(err) == "missing address" {

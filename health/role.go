@@ -30,10 +30,27 @@ func judgeText(text string) verdict {
 	if number, message, ok := cutMySQL(text); ok {
 		return judgeMySQL(number, message)
 	}
+	if isClosedText(text) {
+		return saysClosed
+	}
 	if v := judgeRedis(text); v != saysNothing {
 		return v
 	}
 	return judgeHTTPText(text)
+}
+
+// isClosedText knows the whole texts by which common packages say that a
+// connection is no longer there to be used, in errors without a type or name
+// that can be reached.
+func isClosedText(text string) bool {
+	switch text {
+	case "tls: protocol is shutdown", // crypto/tls
+		"sql: connection is already closed", // database/sql
+		"conn closed",                       // github.com/jackc/pgx
+		"invalid connection":                // github.com/go-sql-driver/mysql
+		return true
+	}
+	return false
 }
 
 // cutMySQL takes "Error 1290 (HY000): message" apart, with or without the
