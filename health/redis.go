@@ -55,9 +55,9 @@ const (
 var errRedisSyntax = errors.New("malformed reply")
 
 func redisPing(c net.Conn) error {
-	word := fmt.Sprintf("%016x", rand.Uint64())
+	word := strconv.FormatUint(1<<63|rand.Uint64(), 16) // of 16 digits
 	r := redisReader{c: c, buf: make([]byte, 0, 128)}
-	if _, err := c.Write(fmt.Appendf(r.buf, "*2\r\n$4\r\nPING\r\n$%d\r\n%s\r\n", len(word), word)); err != nil {
+	if _, err := c.Write(append(r.buf, "*2\r\n$4\r\nPING\r\n$16\r\n"+word+"\r\n"...)); err != nil {
 		return err
 	}
 	for {

@@ -1,7 +1,6 @@
 package health
 
 import (
-	"cmp"
 	"sync/atomic"
 	"syscall"
 )
@@ -69,7 +68,10 @@ func (w *Watch) Sniff() error {
 	if w.foundDead {
 		w.die(w.found)
 	}
-	return cmp.Or(w.Cause(), w.found)
+	if cause := w.Cause(); cause != nil {
+		return cause
+	}
+	return w.found
 }
 
 func (w *Watch) sniff(fd uintptr) { w.found, w.foundDead = sniff(fd, w.layered) }
