@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,10 @@ type Pool[T any] struct {
 	ownGuard bool
 	ledger   ledger[T]
 	observed bool // Acquire and Release have hooks to call or stacks to take
+
+	// An idle connection needs no more than a peek for so long.
+	unquestioned int64
+
 	waitPool sync.Pool
 	closeFn  func(T) error
 	ctx      context.Context // ends with the pool
@@ -35,8 +40,8 @@ type Pool[T any] struct {
 	finished chan struct{} // closed when Close has nothing left to wait for
 	work     sync.WaitGroup
 
-	acquiredSlow atomic.Int64 // Stat.Acquired, but for those in stat
-	waited       atomic.Int64 // Stat.WaitDuration
+	acquiredNot atomic.Int64 // of stat.Acquired, those that failed their check or came too late
+	waited      atomic.Int64 // Stat.WaitDuration
 
 	// mu guards the fields below and what entry and waiter say. No user code,
 	// no system call and no other lock is taken under it.
@@ -71,6 +76,13 @@ func New[T any](cfg Config[T]) (*Pool[T], error) {
 	}
 	p := &Pool[T]{cfg: cfg, start: time.Now(), guard: cfg.Guard, finished: make(chan struct{})}
 	p.closeFn = cfg.closeFunc()
+	p.unquestioned = math.MaxInt64
+	if cfg.MaxConnIdleTime > 0 {
+		p.unquestioned = int64(cfg.MaxConnIdleTime)
+	}
+	if cfg.Ping != nil {
+		p.unquestioned = min(p.unquestioned, int64(cfg.PingPeriod))
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.waitPool.New = func() any { return &waiter[T]{ready: make(chan struct{}, 1)} }
 	if t := cfg.Trace; t != nil {
@@ -113,18 +125,31 @@ func (p *Pool[T]) acquire(ctx context.Context) (c Conn[T], waited bool, err erro
 		return c, false, p.gaveUp(ctx, now)
 	}
 	p.mu.Lock()
-	if e := p.idle.first; e != nil && now < e.fastUntil && !e.dead.Load() {
-		p.takeLocked(e, now)
-		p.stat.Acquired++
+	e := p.idle.first
+	if e == nil {
+		return p.acquireSlow(ctx, now, c)
+	}
+	p.takeLocked(e, now)
+	c = Conn[T]{e, e.gen}
+	p.mu.Unlock()
+	if !e.dead.Load() && (now < e.fastUntil || p.soundsWell(e, now)) {
 		e.checkedOut(now)
-		c = Conn[T]{e, e.gen}
-		p.mu.Unlock()
 		return c, false, nil
 	}
+	return p.acquireSlow(ctx, now, c)
+}
+
+// soundsWell is the short form of check: nothing but a peek is due, and it
+// finds nothing.
+func (p *Pool[T]) soundsWell(e *entry[T], now int64) bool {
+	return e.watch != nil && now < e.expires && now-e.idleSince < p.unquestioned && e.watch.Sniff() == nil
+}
+
+// acquireSlow goes on with a connection that needs a closer look, or without
+// one and with the lock held. It leaves without the lock.
+func (p *Pool[T]) acquireSlow(ctx context.Context, now int64, c Conn[T]) (_ Conn[T], waited bool, err error) {
 	a := attempt{ctx: ctx, began: now, now: now}
-	if c, err = p.acquireSlow(&a); err == nil {
-		p.acquiredSlow.Add(1)
-	} else {
+	if c, err = p.search(&a, c); err != nil {
 		a.now = p.now()
 	}
 	if a.waited {
@@ -143,6 +168,7 @@ func (p *Pool[T]) takeLocked(e *entry[T], now int64) {
 	p.clock = max(p.clock, now)
 	p.idle.remove(e)
 	e.state = inUse
+	p.stat.Acquired++
 	if p.idle.len < p.cfg.MinIdleConns {
 		p.dispatchLocked(p.clock)
 	}
@@ -164,207 +190,54 @@ type attempt struct {
 	waited     bool
 }
 
-// acquireSlow is entered with the lock held and leaves without it.
-func (p *Pool[T]) acquireSlow(a *attempt) (Conn[T], error) {
+// search looks at c, which the caller owns, and if it is none or not fit, at
+// others, until one is fit. It is entered with the lock held if c is none, and
+// leaves without it.
+func (p *Pool[T]) search(a *attempt, c Conn[T]) (Conn[T], error) {
 	for {
-		if p.closed {
-			p.mu.Unlock()
-			return Conn[T]{}, ErrClosed
-		}
-		var c Conn[T]
-		if e := p.idle.first; e != nil {
-			p.takeLocked(e, a.now)
-			c = Conn[T]{e, e.gen}
-			p.mu.Unlock()
-		} else {
-			var err error
-			if c, err = p.wait(a); err != nil {
+		var err error
+		if c.e == nil {
+			if c, err = p.next(a); err != nil {
 				return Conn[T]{}, err
 			}
-			a.now = p.now()
 		}
-		e := c.e
-		v := verdict{ok: a.now < e.fastUntil && !e.dead.Load()}
+		v := verdict{ok: a.now < c.e.fastUntil && !c.e.dead.Load()}
 		if !v.ok {
-			v = p.check(a.ctx, e, a.now)
+			v = p.check(a.ctx, c.e, a.now)
 		}
-		if v.ok {
-			e.checkedOut(a.now)
-			if !v.pinged {
-				return c, nil
-			}
-		} else {
-			p.discard(e, v.reason, v.err)
-		}
-		if a.ctx.Err() != nil {
-			if v.ok {
-				p.giveBack(e)
-			}
-			return Conn[T]{}, p.gaveUp(a.ctx, a.began)
-		}
-		if v.ok {
+		if v.ok && (!v.pinged || a.ctx.Err() == nil) {
+			c.e.checkedOut(a.now)
 			return c, nil
 		}
+		p.acquiredNot.Add(1)
+		if v.ok {
+			p.giveBack(c.e)
+		} else {
+			p.discard(c.e, v.reason, v.err)
+		}
+		if a.ctx.Err() != nil {
+			return Conn[T]{}, p.gaveUp(a.ctx, a.began)
+		}
 		a.now = p.now()
+		c = Conn[T]{}
 		p.mu.Lock()
 	}
 }
 
-// wait queues the caller. It is entered with the lock held and leaves without
-// it.
-func (p *Pool[T]) wait(a *attempt) (Conn[T], error) {
-	newcomer := !a.waited
-	if newcomer && p.cfg.MaxWaiters >= 0 && p.waiters.len >= p.cfg.MaxWaiters {
-		p.stat.Refused++
-		err := p.acquireErrorLocked(ErrTooManyWaiters, a.began)
+// next takes the first idle connection or waits for one. It is entered with
+// the lock held and leaves without it.
+func (p *Pool[T]) next(a *attempt) (c Conn[T], err error) {
+	if p.closed {
 		p.mu.Unlock()
-		return Conn[T]{}, err
+		return c, ErrClosed
 	}
-	w := p.waitPool.Get().(*waiter[T])
-	w.since, w.deadline = a.began, 0
-	if d, ok := a.ctx.Deadline(); ok {
-		w.deadline = max(1, a.now+int64(time.Until(d)))
-	}
-	p.waiters.push(w, newcomer)
-	if newcomer {
-		a.waited = true
-		p.stat.Waits++
-	}
-	p.clock = max(p.clock, a.now)
-	p.dispatchLocked(p.clock)
-	p.mu.Unlock()
-
-	if done := a.ctx.Done(); done == nil {
-		<-w.ready
-	} else {
-		select {
-		case <-w.ready:
-		case <-done:
-			if p.leave(w) {
-				return Conn[T]{}, p.gaveUp(a.ctx, a.began)
-			}
-			<-w.ready
-		}
-	}
-	c, err := Conn[T]{w.entry, w.gen}, w.err
-	w.reset()
-	p.waitPool.Put(w)
-	switch {
-	case err != nil:
-		return Conn[T]{}, p.waitFailed(a, err)
-	case a.ctx.Err() != nil:
-		p.giveBack(c.e)
-		return Conn[T]{}, p.gaveUp(a.ctx, a.began)
-	}
-	return c, nil
-}
-
-// leave takes w out of the queue. It reports false if w was served already.
-func (p *Pool[T]) leave(w *waiter[T]) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !w.queued {
-		return false
-	}
-	p.waiters.remove(w)
-	p.waitPool.Put(w)
-	return true
-}
-
-// waitFailed completes the error that a waiter was told.
-func (p *Pool[T]) waitFailed(a *attempt, err error) error {
-	switch err {
-	case ErrClosed:
-		return err
-	case context.DeadlineExceeded:
-		return p.gaveUp(a.ctx, a.began)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.acquireErrorLocked(err, a.began)
-}
-
-// gaveUp is the error of a caller whose context has ended, or whose deadline
-// has passed before the context's own timer noticed.
-func (p *Pool[T]) gaveUp(ctx context.Context, began int64) error {
-	err := ctx.Err()
-	if err == nil {
-		err = context.DeadlineExceeded
-	}
-	if cause := context.Cause(ctx); cause != nil && cause != err {
-		err = fmt.Errorf("%w: %w", err, cause)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stat.GaveUp++
-	return p.acquireErrorLocked(err, began)
-}
-
-func (p *Pool[T]) acquireErrorLocked(err error, began int64) error {
-	return &AcquireError{Err: err, OpenErr: p.openErr, Waited: time.Duration(p.now() - began), Stat: p.statLocked()}
-}
-
-// putLocked gives a live entry that nobody holds to the first waiter in time,
-// or puts it with the idle ones.
-func (p *Pool[T]) putLocked(e *entry[T], k *wake[T]) {
-	now := p.clock
-	e.idleSince = max(now, e.usedAt)
-	for w := p.waiters.first; w != nil; w = p.waiters.first {
-		p.waiters.remove(w)
-		k.add(w)
-		if w.deadline != 0 {
-			now = p.tickLocked()
-		}
-		if w.deadline == 0 || now < w.deadline {
-			e.state = inUse
-			w.entry, w.gen = e, e.gen
-			return
-		}
-		w.err = context.DeadlineExceeded
-	}
-	e.state = idle
-	p.idle.pushFront(e)
-}
-
-// giveBack returns an entry that its holder never used.
-func (p *Pool[T]) giveBack(e *entry[T]) {
-	var k wake[T]
-	p.mu.Lock()
-	if e.state != inUse { // Close took it meanwhile
+	if e := p.idle.first; e != nil {
+		p.takeLocked(e, a.now)
+		c = Conn[T]{e, e.gen}
 		p.mu.Unlock()
-		return
+		return c, nil
 	}
-	e.gen++
-	if why, unfit := p.unfitLocked(e); unfit {
-		p.retireLocked(e, why, nil)
-		p.mu.Unlock()
-		p.ledger.destroy(e)
-		return
-	}
-	since := e.idleSince
-	p.putLocked(e, &k)
-	e.idleSince = since
-	p.mu.Unlock()
-	k.tell()
-}
-
-// tickLocked reads the clock for everybody.
-func (p *Pool[T]) tickLocked() int64 {
-	p.clock = p.now()
-	return p.clock
-}
-
-// unfitLocked reports why an entry must not be handed out again.
-func (p *Pool[T]) unfitLocked(e *entry[T]) (Reason, bool) {
-	switch {
-	case p.closed:
-		return ReasonShutdown, true
-	case e.dead.Load():
-		return ReasonDead, true
-	case e.epoch != p.epoch:
-		return ReasonReset, true
-	case p.clock >= e.expires:
-		return ReasonLifetime, true
-	}
-	return 0, false
+	c, err = p.wait(a)
+	a.now = p.now()
+	return c, err
 }

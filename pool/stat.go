@@ -98,7 +98,7 @@ func (p *Pool[T]) Stat() Stat {
 
 func (p *Pool[T]) statLocked() Stat {
 	s := p.stat
-	s.Acquired += p.acquiredSlow.Load()
+	s.Acquired -= p.acquiredNot.Load()
 	s.WaitDuration = time.Duration(p.waited.Load())
 	s.MaxConns = p.cfg.MaxConns
 	s.Total = p.total
