@@ -10,6 +10,7 @@ import (
 // Direction says which packets of a path a fault concerns.
 type Direction uint8
 
+// The directions.
 const (
 	Both       Direction = iota
 	ToServer             // what the client sends

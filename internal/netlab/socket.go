@@ -14,6 +14,7 @@ import (
 // State is the state of a TCP socket, numbered as Linux numbers them.
 type State uint8
 
+// The states.
 const (
 	Established State = 1 + iota
 	SynSent
