@@ -77,6 +77,22 @@ func (e *PanicError) Error() string {
 	return fmt.Sprintf("pool: Config.%s panicked: %s\n%s", e.Func, e.Value, e.Stack)
 }
 
+// openTimeoutError is the error of an Open that the pool has ended.
+type openTimeoutError struct{ err error }
+
+func (e openTimeoutError) Error() string {
+	if errors.Is(e.err, errOpenTimeout) {
+		return e.err.Error() // the context's cause is in it already
+	}
+	return errOpenTimeout.Error() + ": " + e.err.Error()
+}
+
+func (e openTimeoutError) Unwrap() error { return e.err }
+
+// PathTimeout tells [health.Classify] that it was no caller's own limit that
+// ran out, but the pool's, while the peer was silent.
+func (openTimeoutError) PathTimeout() bool { return true }
+
 var (
 	errUselessConn  = errors.New("pool: a new connection failed at its first use")
 	errOpenTimeout  = errors.New("pool: Open took longer than OpenTimeout")

@@ -198,7 +198,7 @@ func (p *Pool[T]) callOpen(ctx context.Context) (v T, err error) {
 	<-done
 	switch {
 	case err != nil && context.Cause(ctx) == errOpenTimeout:
-		err = fmt.Errorf("%w: %w", errOpenTimeout, err)
+		err = openTimeoutError{err}
 	case err == nil && isNil(v):
 		err = errNoConn
 	}

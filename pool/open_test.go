@@ -43,6 +43,7 @@ func TestABlackHoledOpenLetsEveryCallerGoInTime(t *testing.T) {
 		_, err := p.Acquire(ctx)
 		require.ErrorContains(t, err, "Open took longer than OpenTimeout")
 		require.ErrorContains(t, err, "in a row")
+		require.Equal(t, health.Path, health.Classify(err))
 		time.Sleep(5 * time.Second)
 
 		f.mu.Lock()
