@@ -1,6 +1,7 @@
 package health
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"reflect"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -188,19 +190,25 @@ func otherCause(streamError error) error {
 }
 
 func TestWhatAnHTTPClientRepeatedIsNotSafe(t *testing.T) {
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, gone.Close())
 	var orders atomic.Int32
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		orders.Add(1)
-		http.Redirect(w, r, "http://"+gone.Addr().String(), http.StatusSeeOther)
+		http.Redirect(w, r, "http://gone.test/", http.StatusSeeOther)
 	}))
 	defer s.Close()
-	client := s.Client()
-	_, err = client.Post(s.URL, "text/plain", strings.NewReader("buy"))
-	require.Error(t, err)
+	refused := opError("dial", syscall.ECONNREFUSED)
+	tr := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if addr == "gone.test:80" {
+			return nil, refused
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
+	defer tr.CloseIdleConnections()
+	client := http.Client{Transport: tr}
+	_, err := client.Post(s.URL, "text/plain", strings.NewReader("buy"))
+	require.ErrorIs(t, err, refused)
 	require.EqualValues(t, 1, orders.Load())
+	assert.True(t, SafeToRetry(refused), "the trap")
 	assert.False(t, SafeToRetry(err), "%v", err)
 	assert.Equal(t, Conn, Classify(err))
 }

@@ -115,7 +115,9 @@ func TestAResetInAnswerToTheLastProbeIsAReset(t *testing.T) {
 	t.Parallel()
 	lab := netlab.New(t)
 	c, _ := distant(t, lab)
-	options(t, c, keepAlive)
+	options(t, c, func(fd uintptr) error {
+		return sockopt.SetKeepAlive(fd, sockopt.KeepAlive{Enable: true, Idle: time.Second, Interval: 9 * time.Second, Count: 1})
+	})
 	g := newGuard(t, GuardConfig{})
 	w, died := watch(t, g, c)
 	lab.Server.Reboot()

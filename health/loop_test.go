@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"runtime"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -107,22 +106,26 @@ func TestWhatHappenedBeforeTheOwnersCloseIsReported(t *testing.T) {
 	}
 }
 
-func TestPollingReachesEveryConnection(t *testing.T) {
+func TestPollingReachesTheDeadBehindManyLiving(t *testing.T) {
 	g := newGuard(t, GuardConfig{PollInterval: time.Millisecond, ForcePolling: true})
-	const n = 2*pollBatch + 10
-	var calls atomic.Int32
 	var watches []*Watch
 	var peers []*net.TCPConn
-	for range n {
+	called := make(chan int, 2*pollBatch+10)
+	for i := range cap(called) {
 		c, peer := pair(t)
-		w, err := g.Watch(c, func(*Watch) { calls.Add(1) })
+		w, err := g.Watch(c, func(*Watch) { called <- i })
 		require.NoError(t, err)
 		watches, peers = append(watches, w), append(peers, peer)
 	}
-	for _, peer := range peers {
+	last := len(peers) - 1
+	require.NoError(t, peers[last].Close())
+	require.Equal(t, last, receive(t, called, "the last one's callback"))
+	for _, peer := range peers[:last] {
 		require.NoError(t, peer.Close())
 	}
-	eventually(t, "all callbacks", func() bool { return calls.Load() == n })
+	for range last {
+		receive(t, called, "a callback")
+	}
 	runtime.KeepAlive(watches)
 }
 
