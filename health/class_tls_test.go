@@ -13,7 +13,6 @@ import (
 	"reflect"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -196,7 +195,7 @@ func TestWhatAnHTTPClientRepeatedIsNotSafe(t *testing.T) {
 		http.Redirect(w, r, "http://gone.test/", http.StatusSeeOther)
 	}))
 	defer s.Close()
-	refused := opError("dial", syscall.ECONNREFUSED)
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: io.ErrUnexpectedEOF}
 	tr := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if addr == "gone.test:80" {
 			return nil, refused

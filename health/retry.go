@@ -29,10 +29,12 @@ import (
 // repeats or redirects what he was asked to do, because he tells of the last
 // attempt only: the order was placed, its confirmation was elsewhere, and nobody
 // listened there. So nothing is a proof in a [url.Error], the error of an
-// [net/http.Client], whose RoundTripper's errors may be; and the errors of
-// database/sql are proofs only if the driver returns [driver.ErrBadConn] as it
-// should. That error itself is no proof: drivers have returned it for a
-// connection that broke after the query was sent.
+// [net/http.Client]. What else repeats by itself can't be told by its errors:
+// don't ask about those of an [net/http.Transport] if the request is idempotent
+// in its eyes (a GET, an Idempotency-Key), nor about those of database/sql unless
+// the driver returns [driver.ErrBadConn] only as it should. That error is no
+// proof here: drivers have returned it for a connection that broke after the
+// query was sent.
 func SafeToRetry(err error) bool {
 	s := search{left: maxErrors}
 	return s.unsent(err)
