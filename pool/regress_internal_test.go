@@ -1,0 +1,249 @@
+package pool
+
+import (
+	"context"
+	"net"
+	"runtime"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+)
+
+// thing is a connection without a socket.
+type thing struct{ id int }
+
+func newThings(t *testing.T, edit func(*Config[*thing])) *Pool[*thing] {
+	t.Helper()
+	opened := 0
+	cfg := Config[*thing]{
+		MaxConns: 4, MaxConcurrentOpens: 1,
+		Open:  func(context.Context) (*thing, error) { opened++; return &thing{opened}, nil },
+		Close: func(*thing) error { return nil },
+	}
+	if edit != nil {
+		edit(&cfg)
+	}
+	p, err := New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		require.NoError(t, p.Close(ctx))
+	})
+	return p
+}
+
+func mustAcquire[T any](t *testing.T, p *Pool[T]) Conn[T] {
+	t.Helper()
+	c, err := p.Acquire(context.Background())
+	require.NoError(t, err)
+	return c
+}
+
+// The guard's callback first says that a connection is dead, then waits for the
+// lock. The tests do the first of that by hand.
+
+func TestADeadConnectionIsNotHandedOutWithinItsFreshMillisecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newThings(t, nil)
+		c := mustAcquire(t, p)
+		c.Release()
+		c.e.dead.Store(true)
+		again := mustAcquire(t, p)
+		require.NotSame(t, c.e, again.e)
+		require.EqualValues(t, 1, p.Stat().Closed(ReasonDead))
+		again.Release()
+	})
+}
+
+func TestADeadConnectionFailsItsCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newThings(t, nil)
+		c := mustAcquire(t, p)
+		c.Release()
+		c.e.dead.Store(true)
+		time.Sleep(time.Second)
+		again := mustAcquire(t, p)
+		require.NotSame(t, c.e, again.e)
+		again.Release()
+	})
+}
+
+func TestAConnectionThatDiesOnItsWayToAWaiterIsNotHandedOut(t *testing.T) {
+	for name, age := range map[string]time.Duration{"fresh": 0, "to be checked": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newThings(t, func(c *Config[*thing]) { c.MaxConns = 1 })
+				held := mustAcquire(t, p)
+				got := make(chan Conn[*thing], 1)
+				go func() { got <- mustAcquire(t, p) }()
+				synctest.Wait()
+				time.Sleep(age)
+				var k wake[*thing]
+				p.mu.Lock()
+				held.e.gen++
+				p.putLocked(held.e, &k)
+				p.mu.Unlock()
+				held.e.dead.Store(true)
+				k.tell()
+				c := <-got
+				require.NotSame(t, held.e, c.e)
+				c.Release()
+			})
+		})
+	}
+}
+
+func TestACallerWhoIsServedAndCancelledGetsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newThings(t, func(c *Config[*thing]) { c.MaxConns = 1 })
+		held := mustAcquire(t, p)
+		ctx, cancel := context.WithCancel(t.Context())
+		failed := make(chan error, 1)
+		go func() {
+			_, err := p.Acquire(ctx)
+			failed <- err
+		}()
+		synctest.Wait()
+		var k wake[*thing]
+		p.mu.Lock()
+		held.e.gen++
+		p.putLocked(held.e, &k)
+		p.mu.Unlock()
+		cancel()
+		synctest.Wait()
+		k.tell()
+		require.ErrorIs(t, <-failed, context.Canceled)
+		require.Equal(t, 1, p.Stat().Idle)
+	})
+}
+
+func TestTheEventMarksAConnectionDeadBeforeItWaitsForTheLock(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	p, err := New(Config[net.Conn]{MaxConns: 1, Open: func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", ln.Addr().String())
+	}})
+	require.NoError(t, err)
+	defer p.Close(context.Background())
+	c := mustAcquire(t, p)
+	peer, err := ln.Accept()
+	require.NoError(t, err)
+	c.Release()
+	p.mu.Lock()
+	require.NoError(t, peer.Close())
+	marked := false
+	for began := time.Now(); !marked && time.Since(began) < 10*time.Second; runtime.Gosched() {
+		marked = c.e.dead.Load()
+	}
+	p.mu.Unlock()
+	require.True(t, marked)
+}
+
+func TestConnectionsPingedTogetherAreFresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newThings(t, func(c *Config[*thing]) {
+			c.MaxConnIdleTime = -1
+			c.Ping = func(_ context.Context, v *thing) error {
+				if v.id == 3 {
+					return syscall.ETIMEDOUT
+				}
+				return nil
+			}
+		})
+		a, b, c := mustAcquire(t, p), mustAcquire(t, p), mustAcquire(t, p)
+		a.Release()
+		b.Release()
+		c.Release() // the first to be asked
+		time.Sleep(time.Minute)
+		held := mustAcquire(t, p)
+		defer held.Release()
+		synctest.Wait()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, e := range []*entry[*thing]{a.e, b.e} {
+			if e != held.e {
+				require.Equal(t, p.now(), e.provenAt)
+				require.Equal(t, p.now()+freshFor, e.fastUntil)
+				require.Zero(t, e.idleSince, "a ping is no use")
+			}
+		}
+	})
+}
+
+// TestUpkeepBearsThatConnectionsLeaveWhileItYields makes another goroutine take
+// the lock in the moment in which upkeep lets go of it: a mutex whose waiters
+// have starved for a millisecond passes from one to the next in their order.
+// Where that order doesn't come about, nothing is tested and nothing fails.
+func TestUpkeepBearsThatConnectionsLeaveWhileItYields(t *testing.T) {
+	const n = 2*upkeepBatch + 10
+	p := newThings(t, func(c *Config[*thing]) { c.MaxConns = n })
+	held := make([]Conn[*thing], n)
+	for round := range 4 {
+		for i := range held {
+			held[i] = mustAcquire(t, p)
+		}
+		for _, c := range held {
+			c.Release()
+		}
+		ended := make(chan struct{}, 2)
+		starve := func() { time.Sleep(2 * time.Millisecond) }
+		p.mu.Lock()
+		id := p.upkeepID
+		go func() { p.doUpkeep(id); ended <- struct{}{} }()
+		starve()
+		go func() {
+			p.mu.Lock()
+			out := p.takeIdleLocked(ReasonReset)
+			p.mu.Unlock()
+			p.destroyAll(out)
+			ended <- struct{}{}
+		}()
+		starve()
+		p.mu.Unlock()
+		p.mu.Lock() // before the goroutine that was woken; it then gets the lock next
+		starve()
+		p.mu.Unlock()
+		<-ended
+		<-ended
+		require.EqualValues(t, (round+1)*n, p.Stat().Closed(ReasonReset))
+	}
+}
+
+// wallCtx has a deadline without a monotonic clock reading, such as one that
+// came over a wire.
+type wallCtx struct {
+	context.Context
+	deadline time.Time
+}
+
+func (c wallCtx) Deadline() (time.Time, bool) { return c.deadline, true }
+
+func TestAStepOfTheWallClockFailsNoCaller(t *testing.T) {
+	for name, step := range map[string]int64{"backwards": 3600, "forwards": -3600} {
+		t.Run(name, func(t *testing.T) {
+			p := newThings(t, func(c *Config[*thing]) { c.MaxConns = 1 })
+			// What a step leaves behind: the wall reading of the pool's birth
+			// disagrees with the wall clock, the monotonic one is right.
+			wall := (*uint64)(unsafe.Pointer(&p.start))
+			require.NotZero(t, *wall>>63, "no monotonic reading")
+			*wall += uint64(step << 30) // seconds live above 30 bits of nanoseconds
+			held := mustAcquire(t, p)
+			time.AfterFunc(10*time.Millisecond, held.Release)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			c, err := p.Acquire(wallCtx{ctx, time.Now().Add(time.Minute).Round(0)})
+			require.NoError(t, err)
+			deadline := time.Now().Add(10 * time.Millisecond).Round(0)
+			time.AfterFunc(20*time.Millisecond, c.Release)
+			_, err = p.Acquire(wallCtx{ctx, deadline})
+			require.ErrorIs(t, err, context.DeadlineExceeded, "a deadline is a deadline")
+		})
+	}
+}
