@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"math"
 	"net"
 	"runtime"
@@ -180,7 +179,7 @@ func TestACloseMethodThatTakesAContextIsCalled(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	for range 10 {
-		acquire(t, p).Fail(io.EOF)
+		acquire(t, p).Fail(context.Canceled) // closes it, and is no reason to pause
 	}
 	acquire(t, p).Release()
 	closePool(t, p)
