@@ -256,27 +256,28 @@ func BenchmarkFINToGone(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkMassClose has all peers close at once and reports how long after
-// the last close the last connection was evicted.
-func BenchmarkMassClose(b *testing.B) {
-	const n = 9_000 // both ends are in this process, and files are limited
-	for b.Loop() {
-		p, s := benchPool(b, n)
-		began := time.Now()
-		for range n {
-			(<-s.conns).Close()
-		}
-		last := time.Now()
-		for p.Stat().Idle > 0 {
-			runtime.Gosched()
-		}
-		b.ReportMetric(float64(last.Sub(began).Microseconds())/1e3, "closing-ms")
-		b.ReportMetric(float64(time.Since(last).Microseconds())/1e3, "evicted-after-ms")
-		for p.Stat().Total > 0 {
-			runtime.Gosched()
-		}
+// BenchmarkTrace shows that a Trace that is off costs nothing.
+func BenchmarkTrace(b *testing.B) {
+	for _, row := range []struct {
+		name  string
+		trace *Trace
+	}{
+		{"off", nil},
+		{"other hooks", &Trace{ConnClosed: func(ConnClosed) {}}},
+		{"on", &Trace{AcquireDone: func(context.Context, AcquireDone) {}, ReleaseDone: func(ReleaseDone) {}}},
+	} {
+		b.Run("trace="+row.name, func(b *testing.B) {
+			p, _ := benchPoolTraced(b, 1, row.trace)
+			b.ReportAllocs()
+			for b.Loop() {
+				c, err := p.Acquire(context.Background())
+				if err != nil {
+					b.Fatal(err)
+				}
+				c.Release()
+			}
+		})
 	}
-	b.ReportMetric(0, "ns/op")
 }
 
 // BenchmarkIdleConn reports what an idle pooled connection costs over a bare
