@@ -47,24 +47,32 @@ func TestACheckoutObeysTheIdleTimeBetweenTwoUpkeeps(t *testing.T) {
 	})
 }
 
-// slam is a server that accepts connections only to close them.
-func slam(t *testing.T) (s *server, accepted *atomic.Int64) {
+// slam is a server that accepts connections only to close them a little later.
+func slam(t *testing.T, later time.Duration) (s *server, accepted *atomic.Int64) {
 	accepted = new(atomic.Int64)
-	return newServer(t, func(c net.Conn) { accepted.Add(1); c.Close() }), accepted
+	return newServer(t, func(c net.Conn) {
+		accepted.Add(1)
+		time.Sleep(later)
+		c.Close()
+	}), accepted
 }
 
 func TestAServerThatSlamsTheDoorIsNotHammeredForIdleConnections(t *testing.T) {
-	t.Parallel()
-	s, accepted := slam(t)
-	newNetPool(t, pool.Config[net.Conn]{Open: s.open, MinIdleConns: 1})
-	<-time.After(500 * time.Millisecond) // a rate is measured over a time
-	require.Less(t, accepted.Load(), int64(50))
-	require.NotZero(t, accepted.Load())
+	for name, later := range map[string]time.Duration{"at once": 0, "after 5 ms": 5 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, accepted := slam(t, later)
+			newNetPool(t, pool.Config[net.Conn]{Open: s.open, MinIdleConns: 1})
+			<-time.After(500 * time.Millisecond) // a rate is measured over a time
+			require.Less(t, accepted.Load(), int64(25))
+			require.NotZero(t, accepted.Load())
+		})
+	}
 }
 
 func TestAServerThatSlamsTheDoorIsNotHammeredForCallers(t *testing.T) {
 	t.Parallel()
-	s, accepted := slam(t)
+	s, accepted := slam(t, 0)
 	p := newNetPool(t, pool.Config[net.Conn]{Open: s.open})
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
@@ -74,9 +82,32 @@ func TestAServerThatSlamsTheDoorIsNotHammeredForCallers(t *testing.T) {
 	require.Less(t, accepted.Load(), int64(50))
 }
 
+func TestAConnectionThatFailsAtItsFirstUseCountsAsAFailedOpenUntilOneIsOfUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, &factory{}, nil)
+		began := time.Now()
+		for range 20 {
+			acquire(t, p).Fail(syscall.ECONNRESET)
+		}
+		require.Greater(t, time.Since(began), time.Second)
+		require.Equal(t, 20, p.Stat().OpenFailures)
+		acquire(t, p).Release()
+		require.Zero(t, p.Stat().OpenFailures)
+
+		began = time.Now()
+		acquire(t, p).Fail(syscall.ECONNRESET) // it was of use once
+		require.Zero(t, p.Stat().OpenFailures)
+		c := acquire(t, p)
+		require.Zero(t, time.Since(began))
+		time.Sleep(2 * time.Second) // a connection that lives was worth its dial
+		c.Fail(syscall.ECONNRESET)
+		require.Zero(t, p.Stat().OpenFailures)
+	})
+}
+
 func TestConnectionsThatAreDeadAtBirthDoNotProlongTheWait(t *testing.T) {
 	t.Parallel()
-	s, _ := slam(t)
+	s, _ := slam(t, 0)
 	p := newNetPool(t, pool.Config[net.Conn]{DetectWithin: 2 * time.Second, Open: func(ctx context.Context) (net.Conn, error) {
 		c, err := s.open(ctx)
 		if err == nil { // until the end has come, as a handshake would

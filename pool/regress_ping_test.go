@@ -252,6 +252,7 @@ func TestACallerWhoseConnectionFailedItsCheckKeepsTheirPlace(t *testing.T) {
 	p := newNetPool(t, pool.Config[net.Conn]{Open: s.open, MaxConns: 1})
 	held := acquire(t, p)
 	ask(t, held.Value())
+	before := p.Stat().Waits
 	order := make(chan int, 2)
 	var wg sync.WaitGroup
 	for i := range 2 {
@@ -266,6 +267,7 @@ func TestACallerWhoseConnectionFailedItsCheckKeepsTheirPlace(t *testing.T) {
 	held.Release()                   // to the first, who must not use it
 	wg.Wait()
 	require.EqualValues(t, 1, p.Stat().Closed(pool.ReasonUnread))
+	require.EqualValues(t, 2, p.Stat().Waits-before, "who comes back has waited once")
 	require.Equal(t, 0, <-order)
 	require.Equal(t, 1, <-order)
 }

@@ -239,6 +239,7 @@ func TestALifetimeMayBeForEver(t *testing.T) {
 				p := newPool(t, &factory{}, func(c *pool.Config[*conn]) {
 					c.MaxConnLifetime, c.MaxConnLifetimeJitter = math.MaxInt64, jitter
 				})
+				time.Sleep(time.Second) // the end of time is measured from now
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				c, err := p.Acquire(ctx)
