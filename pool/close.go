@@ -54,13 +54,15 @@ func (p *Pool[T]) retireLocked(e *entry[T], why Reason, err error) {
 // discard takes an entry out of the pool that the caller owns.
 func (p *Pool[T]) discard(e *entry[T], why Reason, err error) {
 	p.mu.Lock()
-	if e.state != inUse { // Close took it meanwhile
-		p.mu.Unlock()
-		return
+	defer p.mu.Unlock()
+	p.discardLocked(e, why, err)
+}
+
+func (p *Pool[T]) discardLocked(e *entry[T], why Reason, err error) {
+	if e.state == inUse { // else Close took it meanwhile
+		p.retireLocked(e, why, err)
+		p.ledger.destroy(e) // only starts a goroutine
 	}
-	p.retireLocked(e, why, err)
-	p.mu.Unlock()
-	p.ledger.destroy(e)
 }
 
 // end is the ledger's destructor: it closes the connection, on a goroutine of

@@ -212,15 +212,16 @@ func (p *Pool[T]) search(a *attempt, c Conn[T]) (Conn[T], error) {
 		p.acquiredNot.Add(1)
 		if v.ok {
 			p.giveBack(c.e)
-		} else {
-			p.discard(c.e, v.reason, v.err)
+			return Conn[T]{}, p.gaveUp(a.ctx, a.began)
 		}
 		if a.ctx.Err() != nil {
+			p.discard(c.e, v.reason, v.err)
 			return Conn[T]{}, p.gaveUp(a.ctx, a.began)
 		}
 		a.now = p.now()
+		p.mu.Lock() // until the caller is in the queue again: the slot that gets free is theirs
+		p.discardLocked(c.e, v.reason, v.err)
 		c = Conn[T]{}
-		p.mu.Lock()
 	}
 }
 
