@@ -44,10 +44,8 @@ func (p *Pool[T]) retireLocked(e *entry[T], why Reason, err error) {
 	p.all[e.index], last.index = last, e.index
 	p.all[len(p.all)-1] = nil
 	p.all = p.all[:len(p.all)-1]
-	if len(p.all) == 0 {
-		if now := p.now(); !e.useless(now) {
-			p.noneAt = now
-		}
+	if now := p.now(); !e.useless(now) {
+		p.noneAt = now // if it was the last
 	}
 }
 

@@ -146,7 +146,7 @@ func (p *Pool[T]) release(c Conn[T], err error) {
 	default:
 		e.abortive = class == health.Path
 		p.retireLocked(e, reason, err)
-		if e.useless(now) && (class == health.Conn || class == health.Path) {
+		if e.useless(now) && (class == health.Conn || class == health.Path) && !errors.Is(err, health.ErrUnread) {
 			p.failedLocked(fmt.Errorf("%w: %w", errUselessConn, err), now, &k)
 		}
 		p.mu.Unlock()

@@ -108,6 +108,9 @@ func (p *Pool[T]) arrivedLocked(e *entry[T], k *wake[T]) bool {
 	e.state = inUse
 	p.stat.Opened++
 	p.openErr = nil
+	if p.arrivals++; p.arrivals > 1 { // the outage is over, also if nobody has been done with one yet
+		p.fails, p.nextOpen = 0, 0
+	}
 	if why, unfit := p.unfitLocked(e); unfit {
 		p.retireLocked(e, why, nil)
 		return false
@@ -123,6 +126,7 @@ func (p *Pool[T]) failedLocked(err error, now int64, k *wake[T]) {
 	}
 	p.stat.OpenFailed++
 	p.fails++
+	p.arrivals = 0
 	p.openErr = err
 	p.nextOpen = now + p.backoffLocked()
 	if p.total-p.opening-p.closing > 0 {

@@ -57,9 +57,10 @@ type Pool[T any] struct {
 	epoch    uint64
 	clock    int64 // the latest time that anybody has read; at most an upkeep period old
 	fails    int   // failed opens in a row
+	arrivals int   // opens in a row that have not failed, nor been useless
 	nextOpen int64 // no open before this, while fails > 0
 	openErr  error // the last failed open's
-	noneAt   int64 // since when there has been no live connection
+	noneAt   int64 // since when, if there is no live connection, there has been none of use
 	opens    []int64
 	retry    *time.Timer // set while an open waits for nextOpen
 	upkeep   *time.Timer // set while there is something to keep up
@@ -188,6 +189,7 @@ type attempt struct {
 	ctx        context.Context
 	began, now int64
 	waited     bool
+	served     bool // with a connection that failed its check
 }
 
 // search looks at c, which the caller owns, and if it is none or not fit, at
@@ -201,11 +203,16 @@ func (p *Pool[T]) search(a *attempt, c Conn[T]) (Conn[T], error) {
 				return Conn[T]{}, err
 			}
 		}
+		a.served = true
 		v := verdict{ok: a.now < c.e.fastUntil && !c.e.dead.Load()}
 		if !v.ok {
 			v = p.check(a.ctx, c.e, a.now)
 		}
 		if v.ok && (!v.pinged || a.ctx.Err() == nil) {
+			if v.pinged && c.Err() == ErrClosed {
+				p.acquiredNot.Add(1)
+				return Conn[T]{}, ErrClosed // Close took it during the ping
+			}
 			c.e.checkedOut(a.now)
 			return c, nil
 		}

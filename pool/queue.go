@@ -9,7 +9,7 @@ import (
 // wait queues the caller. It is entered with the lock held and leaves without
 // it.
 func (p *Pool[T]) wait(a *attempt) (Conn[T], error) {
-	newcomer := !a.waited
+	newcomer := !a.waited && !a.served
 	if newcomer && p.cfg.MaxWaiters >= 0 && p.waiters.len >= p.cfg.MaxWaiters {
 		p.stat.Refused++
 		err := p.acquireErrorLocked(ErrTooManyWaiters, a.began)
@@ -22,7 +22,7 @@ func (p *Pool[T]) wait(a *attempt) (Conn[T], error) {
 		w.deadline = max(1, a.now+int64(time.Until(d)))
 	}
 	p.waiters.push(w, newcomer)
-	if newcomer {
+	if !a.waited {
 		a.waited = true
 		p.stat.Waits++
 	}
