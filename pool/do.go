@@ -11,10 +11,10 @@ import (
 //
 // If the connection can take deadlines, or the network connection below it (see
 // Config.NetConn), ctx rules its I/O: the deadline is set before f and cleared
-// after it, and when ctx is cancelled reads and writes end at once. A connection is closed, not given back, when ctx ended before
-// f did (the rest of a reply may be under way), when f returned an error that
-// [Conn.Fail] closes it for, or when f panicked. f must not keep the
-// connection.
+// after it, and when ctx is cancelled reads and writes end at once. A
+// connection is closed, not given back, when ctx ended before f did (the rest
+// of a reply may be under way), when f returned an error that [Conn.Fail]
+// closes it for, or when f panicked. f must not keep the connection.
 //
 // Do calls f at most once and returns its error as it is, or Acquire's.
 func (p *Pool[T]) Do(ctx context.Context, f func(context.Context, T) error) error {
@@ -32,14 +32,13 @@ func (p *Pool[T]) Do(ctx context.Context, f func(context.Context, T) error) erro
 	}()
 	err = f(ctx, c.e.value)
 	returned = true
-	switch v := p.peek(c.e); { // f may have left the rest of a reply
-	case b.end(ctx):
+	if b.end(ctx) {
 		p.release(c, errors.Join(interrupted{context.Cause(ctx)}, err))
-	case err != nil:
+	} else if err != nil {
 		p.release(c, err)
-	case !v.ok:
+	} else if v := p.peek(c.e); !v.ok { // the rest of a reply, or an end
 		p.release(c, interrupted{v.err})
-	default:
+	} else {
 		c.Release()
 	}
 	return err

@@ -129,7 +129,7 @@ func (p *Pool[T]) failedLocked(err error, now int64, k *wake[T]) {
 	p.arrivals = 0
 	p.openErr = err
 	p.nextOpen = now + p.backoffLocked()
-	if p.total-p.opening-p.closing > 0 {
+	if len(p.all) > 0 {
 		return
 	}
 	if health.Permanent(err) || errors.Is(err, health.ErrGuardClosed) {
@@ -143,7 +143,7 @@ func (p *Pool[T]) failedLocked(err error, now int64, k *wake[T]) {
 // DetectWithin while there was no live connection.
 func (p *Pool[T]) failStrandedLocked(now int64, k *wake[T]) {
 	horizon := now - int64(p.cfg.DetectWithin)
-	if p.total-p.opening-p.closing > 0 || p.noneAt > horizon {
+	if len(p.all) > 0 || p.noneAt > horizon {
 		return
 	}
 	p.failWaitersLocked(errOpenFails, horizon, k)
