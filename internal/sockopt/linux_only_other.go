@@ -26,6 +26,21 @@ func TCPInfo(fd uintptr, info *Info) error { return missing("TCP_INFO") }
 // Disconnect is unsupported on this system.
 func Disconnect(fd uintptr) error { return missing("disconnecting a socket") }
 
+// ReadTimers is unsupported on this system.
+func ReadTimers(fd uintptr, t *Timers) error { return missing("transport ping") }
+
+// Ask is unsupported on this system.
+func Ask(fd uintptr) error { return missing("transport ping") }
+
+// Shield is unsupported on this system.
+func Shield(fd uintptr, backstop time.Duration) error { return missing("transport ping") }
+
+// Restore is unsupported on this system.
+func Restore(fd uintptr, t *Timers) error { return missing("transport ping") }
+
+// HalfOpen is unsupported on this system.
+func HalfOpen(fd uintptr) error { return missing("half-open connection") }
+
 // IsMPTCP reports false: Go speaks Multipath TCP on Linux only.
 func IsMPTCP(fd uintptr) (socket, inUse bool) { return false, false }
 

@@ -22,12 +22,17 @@
 //	TCP_INFO           yes    no     no       no       no      no       no
 //	peek, poll         yes    yes    yes      yes      yes     yes      no
 //	disconnect         yes    no     no       no       no      no       no
+//	transport ping³    yes    no     no       no       no      no       no
+//	half-open          yes    no     no       no       no      no       no
 //
 // ¹ TCP_RXT_CONNDROPTIME, in seconds, counted from the first retransmission on
 // and looked at only when another one is due (tcp_timer.c in Apple's xnu).
 // ² TCP_MAXRTMS, or TCP_MAXRT in seconds ("IPPROTO_TCP socket options" at
 // learn.microsoft.com). Keep-alive is all there since version 1709 of Windows 10,
-// see [SetsKeepAlive]. DragonFly is like FreeBSD. Only what Linux does is tested.
+// see [SetsKeepAlive].
+// ³ [ReadTimers], [Ask], [Shield] and [Restore].
+//
+// DragonFly is like FreeBSD. Only what Linux does is tested.
 package sockopt
 
 import (
@@ -57,6 +62,20 @@ type KeepAlive struct {
 	// dead, where no user timeout overrides it. When setting, zero or less
 	// leaves what the socket has.
 	Count int
+}
+
+// Timers is what decides when the kernel asks the peer of a TCP connection and
+// when it gives the connection up; see [ReadTimers], [Ask], [Shield] and
+// [Restore].
+type Timers struct {
+	// KeepAlive and UserTimeout are what [ReadTimers] read.
+	KeepAlive   KeepAlive
+	UserTimeout time.Duration
+
+	// Shielded is the backstop that [Shield] was called with since, noted here by
+	// the caller. Zero: it wasn't called, and [Restore] touches nothing but what
+	// [Ask] did.
+	Shielded time.Duration
 }
 
 // Events is what poll says about a socket, see [Poll].
