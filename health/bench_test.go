@@ -59,7 +59,7 @@ func BenchmarkWatchAndStop(b *testing.B) {
 	g := newGuard(b, GuardConfig{})
 	b.ReportAllocs()
 	for b.Loop() {
-		w, err := g.Watch(c, func(*Watch) {})
+		w, err := g.Watch(c, nil, func(*Watch) {})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -75,7 +75,7 @@ func BenchmarkFINToCallback(b *testing.B) {
 	died := make(chan time.Time, 1)
 	for b.Loop() {
 		c, peer := pair(b)
-		w, err := g.Watch(c, func(*Watch) { died <- time.Now() })
+		w, err := g.Watch(c, nil, func(*Watch) { died <- time.Now() })
 		require.NoError(b, err)
 		time.Sleep(100 * time.Microsecond) // let the Guard park
 		start := time.Now()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,13 @@ type epoll struct {
 	fd   int // for epoll_ctl; the Guard's lock sees to it that it isn't used after close
 	file *os.File
 	raw  syscall.RawConn
+
+	// What follows is the loop's.
+	buf   []unix.EpollEvent
+	n     int
+	err   error
+	get   func(fd uintptr)
+	ready func(fd uintptr) bool
 }
 
 func newEpoll() (*epoll, error) {
@@ -38,7 +46,23 @@ func newEpoll() (*epoll, error) {
 		_ = file.Close()
 		return nil, err
 	}
-	return &epoll{fd: fd, file: file, raw: raw}, nil
+	p := &epoll{fd: fd, file: file, raw: raw, buf: make([]unix.EpollEvent, 128)}
+	p.get = func(fd uintptr) {
+		for {
+			p.n, p.err = unix.EpollWait(int(fd), p.buf, 0)
+			if p.err != unix.EINTR {
+				p.n = max(p.n, 0)
+				return
+			}
+		}
+	}
+	// Go's poller is told of new events only, so it is asked to wait when there
+	// are no old ones.
+	p.ready = func(fd uintptr) bool {
+		p.get(fd)
+		return p.n != 0 || p.err != nil
+	}
+	return p, nil
 }
 
 // add registers fd under id. An fd that is registered already is looked at once
@@ -60,25 +84,47 @@ func (p *epoll) remove(fd uintptr) {
 	_ = unix.EpollCtl(p.fd, unix.EPOLL_CTL_DEL, int(fd), nil)
 }
 
-// run delivers events until close.
-func (p *epoll) run(deliver func(entryID, sockopt.Events)) {
-	buf := make([]unix.EpollEvent, 128)
-	var n int
-	var waitErr error
-	// The poller is told of new events only, so it is asked to wait when there
-	// are no old ones.
-	wait := func(fd uintptr) bool {
-		for {
-			n, waitErr = unix.EpollWait(int(fd), buf, 0)
-			if waitErr != unix.EINTR {
-				return n != 0 || waitErr != nil
-			}
+// drain delivers the events that there are. It reports false if there will be
+// no more.
+func (p *epoll) drain(deliver func(entryID, sockopt.Events)) bool {
+	for {
+		if p.raw.Control(p.get) != nil || p.err != nil {
+			return false
 		}
+		if p.n == 0 {
+			return true
+		}
+		p.deliver(deliver)
 	}
-	for p.raw.Read(wait) == nil && waitErr == nil {
-		for _, event := range buf[:n] {
-			deliver(entryID{uint32(event.Fd), uint32(event.Pad)}, eventsOf(event.Events))
-		}
+}
+
+// until sets when wait is to return at the latest, on a clock that began with
+// born.
+func (p *epoll) until(born time.Time, t int64) {
+	var deadline time.Time
+	if t != never {
+		deadline = born.Add(time.Duration(t))
+	}
+	_ = p.file.SetReadDeadline(deadline)
+}
+
+// wake has wait return, the next time or now.
+func (p *epoll) wake() { _ = p.file.SetReadDeadline(time.Unix(1, 0)) }
+
+// wait waits for events and delivers them. It reports false if there will be no
+// more.
+func (p *epoll) wait(deliver func(entryID, sockopt.Events)) bool {
+	p.n = 0
+	if err := p.raw.Read(p.ready); err != nil {
+		return errors.Is(err, os.ErrDeadlineExceeded)
+	}
+	p.deliver(deliver)
+	return p.err == nil
+}
+
+func (p *epoll) deliver(deliver func(entryID, sockopt.Events)) {
+	for _, event := range p.buf[:p.n] {
+		deliver(entryID{uint32(event.Fd), uint32(event.Pad)}, eventsOf(event.Events))
 	}
 }
 

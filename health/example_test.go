@@ -37,7 +37,7 @@ func ExampleGuard() {
 	}
 	defer c.Close()
 	died := make(chan error, 1)
-	w, err := guard.Watch(c, func(w *health.Watch) { died <- w.Cause() })
+	w, err := guard.Watch(c, nil, func(w *health.Watch) { died <- w.Cause() })
 	if err != nil {
 		panic(err)
 	}

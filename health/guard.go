@@ -1,11 +1,14 @@
 package health
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"weak"
@@ -39,6 +42,11 @@ type GuardConfig struct {
 	// events. False uses events where there are any. It excludes a negative
 	// PollInterval.
 	ForcePolling bool
+
+	// Dial replaces PolicyConfig.Dial of every policy, for programs that must
+	// reach all their peers in a special way: from another network namespace,
+	// say. Nil: each policy's own.
+	Dial DialFunc
 }
 
 const (
@@ -46,30 +54,79 @@ const (
 	minPollInterval     = time.Millisecond
 )
 
-// Guard watches connections for their death. It owns one goroutine, from the
-// first call of Watch until Close, whatever the number of connections; a Guard
-// that was never used owns nothing.
+// Guard watches connections: for their death, and, under a [Policy], for the
+// silence before it. It owns one goroutine while anything is watched under a
+// policy, whatever the number of connections; if that is nothing any more the
+// goroutine ends, until the next Watch. Without policies it lives from the first
+// Watch until Close. A Guard that was never used owns nothing.
 //
 // A connection is dead when the kernel knows so: the peer sent FIN or RST, or
 // keep-alive or a user timeout gave it up. CloseRead by this program looks to
 // the kernel, and therefore to the Guard, like a FIN. A Guard reads no data,
-// consumes no errors, changes no options and does not keep a connection from
-// being garbage collected. It does not touch the speed of the connections that
-// it watches.
+// consumes no errors and does not keep a connection from being garbage
+// collected.
+//
+// # Silence
+//
+// Under a Policy the Guard looks at every connection several times within
+// DetectWithin, at what the kernel knows about it already (TCP_INFO): when the
+// peer was last heard, and what it has left unanswered. A [State] comes of it.
+//
+// A connection with nothing in flight is asked by a keep-alive probe, of which
+// no byte reaches the peer's application; the connection's own keep-alive is
+// mostly enough. Where data is in flight, its retransmissions are the questions.
+// Who doesn't answer in time (200 ms, or the round trip and four times its
+// variance) is a [Suspect], and is asked again every 600 ms; meanwhile the
+// kernel doesn't end it, its keep-alive options and user timeout are put back
+// as they were once it answers. When two questions in a row have gone
+// unanswered, the other connections to the same address are asked as well.
+//
+// A suspect that has answered nothing is ended in two cases:
+//
+//   - A new connection to the same address works meanwhile, and the suspect
+//     leaves more questions unanswered after that: five or more in all, or four
+//     if others are as silent. It is the flow that is lost: a NAT gateway or
+//     firewall has forgotten it, or a stand-in has taken over the address. Its
+//     owner reads ECONNRESET, at once.
+//   - DetectWithin, and what an answer to the last question may take (0.75 s),
+//     has passed since the peer was last heard. Its owner reads ETIMEDOUT from
+//     the kernel.
+//
+// [Guard.Cause] tells a [*SilenceError] then. An outage that is shorter ends no
+// connection. A peer that answers window probes but reads nothing is a
+// [SlowReader], and never ended.
+//
+// The questions prove the kernel at the other end of the TCP connection, which
+// may be a proxy's; they don't prove the process.
+//
+// All this needs Linux. Elsewhere a Policy has no effect, and a State is
+// Unwatched until it is Dead.
 //
 // All methods may be called concurrently.
 type Guard struct {
-	interval time.Duration
-	forget   func(entryID)
+	interval  time.Duration
+	forget    func(entryID)
+	dial      DialFunc // GuardConfig.Dial
+	born      time.Time
+	askers    sync.Pool // of *sockets, for other goroutines than the loop's
+	newKernel func() kernel
 
 	newEvents func() (*epoll, error) // nil if they aren't wanted
 
-	quit chan struct{}
-	done chan struct{} // closed when the goroutine has ended
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	canaries sync.WaitGroup
+	running  sync.WaitGroup // the goroutine
+	kicked   chan struct{}  // for a goroutine without events; capacity 1
+	wary     atomic.Bool    // trials are open
 
 	mu      sync.Mutex
 	table   table
-	events  *epoll // nil while polling
+	inbox   inbox
+	events  *epoll        // nil while polling
+	detect  time.Duration // the least DetectWithin so far
+	entered uint64        // calls of Watch
+	retune  bool          // sweeps must come more often
 	started bool
 	closed  bool
 }
@@ -86,36 +143,40 @@ func NewGuard(cfg GuardConfig) (*Guard, error) {
 	}
 	g := &Guard{
 		interval: cfg.PollInterval,
-		quit:     make(chan struct{}),
-		done:     make(chan struct{}),
+		dial:     cfg.Dial,
+		born:     time.Now(),
+		kicked:   make(chan struct{}, 1),
 	}
+	g.newKernel = func() kernel { return newSockets() }
+	g.ctx, g.cancel = context.WithCancel(context.Background())
 	if g.interval == 0 {
 		g.interval = defaultPollInterval
 	}
 	if !cfg.ForcePolling {
 		g.newEvents = newEpoll
 	}
+	g.askers.New = func() any { return newSockets() }
 	g.forget = g.sweep // once, lest every connection pay for it
 	return g, nil
 }
 
 // Close ends the watching and waits until the Guard's goroutine has ended, and
-// thus a callback that is running: don't call it from one. What each Watch knows
-// it still tells, and Sniff still works. Close may be called more than once.
+// thus a callback that is running, or a policy's Dial: don't call it from one.
+// What each Watch knows it still tells, and Sniff still works. Connections go on
+// under the kernel's options alone. Close may be called more than once.
 func (g *Guard) Close() error {
 	g.mu.Lock()
 	if !g.closed {
 		g.closed = true
-		close(g.quit)
+		g.cancel()
 		if g.events != nil {
 			g.events.close()
 		}
+		g.kickLocked()
 	}
-	started := g.started
 	g.mu.Unlock()
-	if started {
-		<-g.done
-	}
+	g.running.Wait()
+	g.canaries.Wait()
 	return nil
 }
 
@@ -124,19 +185,27 @@ func (g *Guard) Close() error {
 // *net.UnixConn, other than unixgram; for others, and where this system has
 // nothing to watch with, the error wraps [errors.ErrUnsupported].
 //
-// When c dies, or at once if it has died already, dead is called: once at most,
-// from the Guard's only goroutine, with no lock held, perhaps before Watch has
-// returned. It must not wait for anything. It may call methods of the Watch, and
-// Watch, but not Close of the Guard.
+// Under a nil Policy only the kernel's verdicts count, as for Unix sockets and
+// Multipath TCP under any: the Guard asks nothing and ends nothing. A connection
+// may be watched more than once, and under more than one policy; the strictest
+// holds. But let only one Guard watch it under a policy. It should be watched
+// as soon as it is open, since a new connection that works is evidence about
+// its silent siblings.
+//
+// When c becomes a Suspect, when it is cleared of that, and last and once when
+// it dies, or at once if it is dead already, told is called, and may look at the
+// Watch's State: from the Guard's only goroutine, with no lock held, perhaps
+// before Watch has returned. It must not wait for anything. It may call methods
+// of the Watch, and Watch, but neither Close nor Check of the Guard.
 //
 // Dead means that no further request will be answered. Bytes that came before
 // the end may still be there to read.
 //
 // The Watch must be kept for as long as its callback is wanted, because the
-// Guard does not keep it. If dead is nil, it lives as long as c, and may be
-// dropped: [Guard.Cause] finds it. A connection may be watched more than once.
-func (g *Guard) Watch(c net.Conn, dead func(*Watch)) (*Watch, error) {
-	w := &Watch{guard: g, dead: dead}
+// Guard does not keep it. If told is nil, it lives as long as c, and may be
+// dropped: [Guard.Cause] and [Guard.View] find it.
+func (g *Guard) Watch(c net.Conn, p *Policy, told func(*Watch)) (*Watch, error) {
+	w := &Watch{guard: g, told: told}
 	key, raw, layered, err := target(c)
 	if err != nil {
 		return nil, err
@@ -144,11 +213,15 @@ func (g *Guard) Watch(c net.Conn, dead func(*Watch)) (*Watch, error) {
 	w.raw, w.layered = raw, layered
 	w.look = w.sniff
 
-	if err := g.enter(key, w); err != nil {
+	f := footing{policy: p}
+	if p != nil {
+		f = g.footing(w, key, p)
+	}
+	if err := g.enter(key, w, f); err != nil {
 		return nil, fmt.Errorf("health: watch %v: %w", c.RemoteAddr(), err)
 	}
 	runtime.AddCleanup(w, g.forget, w.id)
-	if dead == nil {
+	if told == nil {
 		key.keep(w)
 	}
 	return w, nil
@@ -173,19 +246,70 @@ func target(c net.Conn) (key connKey, raw syscall.RawConn, layered bool, err err
 	return key, raw, layered, err
 }
 
+// footing is what a connection's policy needs to know of it.
+type footing struct {
+	policy *Policy // nil if it can't be had
+	remote netip.AddrPort
+	began  int64 // when it was opened, at the earliest
+}
+
+// footing asks whether w's connection is one that a policy can be applied to.
+func (g *Guard) footing(w *Watch, key connKey, p *Policy) footing {
+	c := key.tcp.Value()
+	if c == nil {
+		return footing{}
+	}
+	s := g.askers.Get().(*sockets)
+	defer g.askers.Put(s)
+	var info sockopt.Info
+	addr, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok || s.askable(w, &info) != nil {
+		return footing{}
+	}
+	ap := addr.AddrPort()
+	return footing{
+		policy: p,
+		remote: netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()),
+		began:  g.now() - int64(info.SincePeerHeard()+info.RTT+tick),
+	}
+}
+
 // enter begins to watch.
-func (g *Guard) enter(key connKey, w *Watch) error {
+func (g *Guard) enter(key connKey, w *Watch, f footing) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err := g.start(); err != nil {
 		return err
 	}
+	g.entered++
+	w.policy = f.policy
 	w.id = g.table.add(key, weak.Make(w))
 	err := g.register(w)
 	if err != nil {
 		g.table.remove(w.id, weak.Make(w))
+		return err
 	}
-	return err
+	if f.policy == nil {
+		return nil
+	}
+	w.known.Store(uint32(Alive))
+	if first := g.table.watches(w.id, nil)[0]; first != w && first.policy != nil {
+		w.known.Store(first.known.Load())
+	}
+	g.table.police(w.id, f.policy, f.remote)
+	if d := f.policy.cfg.DetectWithin; g.detect == 0 || d < g.detect {
+		g.detect, g.retune = d, true
+		g.kickLocked()
+	}
+	if g.table.policed == 1 {
+		g.retune = true
+		g.kickLocked()
+	}
+	if g.wary.Load() {
+		g.inbox.newcomers = append(g.inbox.newcomers, newcomer{w.id, f.began})
+		g.kickLocked()
+	}
+	return nil
 }
 
 // start makes what the first Watch needs. The Guard is locked.
@@ -204,9 +328,12 @@ func (g *Guard) start() error {
 		g.events = events
 	}
 	g.started = true
-	go g.run(g.events)
+	l := newLoop(g)
+	g.running.Go(l.run)
 	return nil
 }
+
+func (g *Guard) now() int64 { return int64(time.Since(g.born)) }
 
 // register arranges for w's connection to be looked at. The Guard is locked.
 func (g *Guard) register(w *Watch) error {

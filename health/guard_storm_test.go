@@ -66,7 +66,7 @@ func stormOne(t *testing.T, g *Guard, addr string, wrong, right *atomic.Int32) {
 	defer c.Close()
 	var doomed atomic.Bool
 	died := make(chan bool, 2)
-	w, err := g.Watch(c, func(*Watch) {
+	w, err := g.Watch(c, nil, func(*Watch) {
 		if !doomed.Load() {
 			wrong.Add(1)
 		}
@@ -99,17 +99,17 @@ func stormOne(t *testing.T, g *Guard, addr string, wrong, right *atomic.Int32) {
 func TestDroppedConnectionsLeaveNothing(t *testing.T) {
 	for name, drop := range map[string]func(g *Guard, c net.Conn) error{
 		"with a callback": func(g *Guard, c net.Conn) error {
-			_, err := g.Watch(c, func(*Watch) { c.Close() }) // refers to c
+			_, err := g.Watch(c, nil, func(*Watch) { c.Close() }) // refers to c
 			return err
 		},
 		"without": func(g *Guard, c net.Conn) error {
-			_, err := g.Watch(c, nil)
+			_, err := g.Watch(c, nil, nil)
 			return err
 		},
 		"twice": func(g *Guard, c net.Conn) error {
-			_, err := g.Watch(c, nil)
+			_, err := g.Watch(c, nil, nil)
 			if err == nil {
-				_, err = g.Watch(c, func(*Watch) {})
+				_, err = g.Watch(c, nil, func(*Watch) {})
 			}
 			return err
 		},
@@ -150,7 +150,7 @@ func TestDroppedConnectionsLeaveNothing(t *testing.T) {
 func TestAWatchWithoutACallbackLivesAsLongAsItsConnection(t *testing.T) {
 	eachGuard(t, func(t *testing.T, g *Guard) {
 		c, peer := pair(t)
-		_, err := g.Watch(c, nil)
+		_, err := g.Watch(c, nil, nil)
 		require.NoError(t, err)
 		for range 5 {
 			runtime.GC()
@@ -164,7 +164,7 @@ func TestAWatchWithoutACallbackLivesAsLongAsItsConnection(t *testing.T) {
 func TestADroppedWatchOfALivingConnectionIsForgotten(t *testing.T) {
 	eachGuard(t, func(t *testing.T, g *Guard) {
 		c, peer := pair(t)
-		_, err := g.Watch(c, func(*Watch) { t.Error("dropped") })
+		_, err := g.Watch(c, nil, func(*Watch) { t.Error("dropped") })
 		require.NoError(t, err)
 		eventually(t, "it is forgotten", func() bool { runtime.GC(); return g.used() == 0 })
 		_, died := watch(t, g, c) // whose descriptor epoll still knows

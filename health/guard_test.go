@@ -51,7 +51,7 @@ func (g *Guard) used() int {
 func watch(t testing.TB, g *Guard, c net.Conn) (*Watch, <-chan *Watch) {
 	t.Helper()
 	died := make(chan *Watch, 10)
-	w, err := g.Watch(c, func(w *Watch) { died <- w })
+	w, err := g.Watch(c, nil, func(w *Watch) { died <- w })
 	require.NoError(t, err)
 	return w, died
 }
@@ -220,7 +220,7 @@ func TestWhatCannotBeWatchedIsRefused(t *testing.T) {
 	p, q := net.Pipe()
 	defer p.Close()
 	defer q.Close()
-	_, err := g.Watch(p, nil)
+	_, err := g.Watch(p, nil, nil)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.NoError(t, g.Cause(p))
 
@@ -228,19 +228,19 @@ func TestWhatCannotBeWatchedIsRefused(t *testing.T) {
 		d, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "d"), Net: "unixgram"})
 		require.NoError(t, err)
 		defer d.Close()
-		_, err = g.Watch(d, nil)
+		_, err = g.Watch(d, nil, nil)
 		require.ErrorIs(t, err, errors.ErrUnsupported, "a datagram socket has no end")
 	}
 
 	c, _ := pair(t)
 	require.NoError(t, c.Close())
-	_, err = g.Watch(c, nil)
+	_, err = g.Watch(c, nil, nil)
 	require.ErrorIs(t, err, net.ErrClosed)
 	assert.Zero(t, g.used())
 
 	require.NoError(t, g.Close())
 	c, _ = pair(t)
-	_, err = g.Watch(c, nil)
+	_, err = g.Watch(c, nil, nil)
 	require.ErrorIs(t, err, ErrGuardClosed)
 }
 
@@ -249,7 +249,7 @@ func TestTwoWatchesOfOneConnection(t *testing.T) {
 		c, peer := pair(t)
 		first, firstDied := watch(t, g, c)
 		_, secondDied := watch(t, g, tls.Client(c, &tls.Config{}))
-		_, err := g.Watch(c, nil)
+		_, err := g.Watch(c, nil, nil)
 		require.NoError(t, err)
 		assert.Equal(t, 1, g.used())
 		assert.True(t, first.Stop())
@@ -270,7 +270,7 @@ func TestStopPreventsTheCallbackOrSaysThatItIsTooLate(t *testing.T) {
 		for range 300 {
 			c, peer := pair(t)
 			var called atomic.Int32
-			w, err := g.Watch(c, func(*Watch) { called.Add(1) })
+			w, err := g.Watch(c, nil, func(*Watch) { called.Add(1) })
 			require.NoError(t, err)
 			wg.Go(func() { peer.Close() })
 			wg.Go(func() {
@@ -298,11 +298,11 @@ func TestCallbackMayUseWatchAndGuard(t *testing.T) {
 		c, peer := pair(t)
 		next, _ := pair(t)
 		done := make(chan error)
-		w, err := g.Watch(c, func(w *Watch) {
+		w, err := g.Watch(c, nil, func(w *Watch) {
 			assert.False(t, w.Stop())
 			assert.Error(t, w.Sniff())
 			assert.NoError(t, c.Close())
-			w, err := g.Watch(next, func(*Watch) {})
+			w, err := g.Watch(next, nil, func(*Watch) {})
 			w.Stop()
 			done <- err
 		})
@@ -317,7 +317,7 @@ func TestCloseWaitsForTheCallbackAndMayBeRepeated(t *testing.T) {
 	eachGuard(t, func(t *testing.T, g *Guard) {
 		c, peer := pair(t)
 		begun, release := make(chan bool), make(chan bool)
-		w, err := g.Watch(c, func(*Watch) { begun <- true; <-release })
+		w, err := g.Watch(c, nil, func(*Watch) { begun <- true; <-release })
 		require.NoError(t, err)
 		require.NoError(t, peer.Close())
 		receive(t, begun, "the callback")
@@ -327,7 +327,7 @@ func TestCloseWaitsForTheCallbackAndMayBeRepeated(t *testing.T) {
 			wg.Go(func() { g.Close(); closed.Add(1) })
 		}
 		eventually(t, "Close begins", func() bool {
-			_, err := g.Watch(c, nil)
+			_, err := g.Watch(c, nil, nil)
 			return errors.Is(err, ErrGuardClosed)
 		})
 		assert.Zero(t, closed.Load())
@@ -350,7 +350,7 @@ func TestAnUnusedGuardOwnsNothing(t *testing.T) {
 		p, q := net.Pipe()
 		defer p.Close()
 		defer q.Close()
-		_, err = g.Watch(p, nil)
+		_, err = g.Watch(p, nil, nil)
 		require.ErrorIs(t, err, errors.ErrUnsupported)
 		require.Equal(t, before, runtime.NumGoroutine())
 		// No Close: the bubble would complain about a goroutine.

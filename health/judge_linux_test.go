@@ -222,12 +222,13 @@ func TestADeathIsDeliveredOnce(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		p.run(func(id entryID, _ sockopt.Events) {
+		for p.wait(func(id entryID, _ sockopt.Events) {
 			select {
 			case delivered <- id:
 			default: // the loop must go on to end
 			}
-		})
+		}) {
+		}
 	}()
 	defer func() { p.close(); <-done }()
 	count := 0

@@ -66,7 +66,7 @@ func TestAllWatchesKnowBeforeAnyIsCalled(t *testing.T) {
 		ready := make(chan struct{})
 		for i := range watches {
 			var err error
-			watches[i], err = g.Watch(c, func(*Watch) {
+			watches[i], err = g.Watch(c, nil, func(*Watch) {
 				<-ready
 				err := io.ErrNoProgress
 				if watches[0].Dead() && watches[1].Cause() != nil && watches[2].Sniff() != nil {
@@ -110,10 +110,10 @@ func TestPollingReachesTheDeadBehindManyLiving(t *testing.T) {
 	g := newGuard(t, GuardConfig{PollInterval: time.Millisecond, ForcePolling: true})
 	var watches []*Watch
 	var peers []*net.TCPConn
-	called := make(chan int, 2*pollBatch+10)
+	called := make(chan int, 2*batchSize+10)
 	for i := range cap(called) {
 		c, peer := pair(t)
-		w, err := g.Watch(c, func(*Watch) { called <- i })
+		w, err := g.Watch(c, nil, func(*Watch) { called <- i })
 		require.NoError(t, err)
 		watches, peers = append(watches, w), append(peers, peer)
 	}
@@ -141,7 +141,7 @@ func TestACollectedWatchTakesNoOtherWithIt(t *testing.T) {
 		called := make(chan int, 10)
 		for i := range watches {
 			var err error
-			watches[i], err = g.Watch(c, func(*Watch) { called <- i })
+			watches[i], err = g.Watch(c, nil, func(*Watch) { called <- i })
 			require.NoError(t, err)
 		}
 		watches[0], watches[2] = nil, nil // the first, and one of the others
@@ -157,13 +157,13 @@ func TestAGuardThatIsDeniedEventsPollsIfItMay(t *testing.T) {
 	c, peer := pair(t)
 	g := newGuard(t, GuardConfig{PollInterval: -1})
 	g.newEvents = denied
-	_, err := g.Watch(c, nil)
+	_, err := g.Watch(c, nil, nil)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.Zero(t, g.used())
 
 	g = newGuard(t, GuardConfig{PollInterval: time.Millisecond})
 	g.newEvents = func() (*epoll, error) { return nil, syscall.EMFILE }
-	_, err = g.Watch(c, nil)
+	_, err = g.Watch(c, nil, nil)
 	require.ErrorIs(t, err, syscall.EMFILE, "which may be over the next time")
 
 	g.newEvents = denied
@@ -191,7 +191,7 @@ func TestTheLockIsNotHeldWhileAConnectionIsCalled(t *testing.T) {
 	require.NoError(t, c.Close())
 	done := make(chan error, 1)
 	go func() {
-		_, err := g.Watch(nosy{c, g}, nil)
+		_, err := g.Watch(nosy{c, g}, nil, nil)
 		done <- err
 	}()
 	require.ErrorIs(t, receive(t, done, "Watch returns"), net.ErrClosed)

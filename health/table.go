@@ -2,6 +2,7 @@ package health
 
 import (
 	"net"
+	"net/netip"
 	"runtime"
 	"slices"
 	"weak"
@@ -28,12 +29,26 @@ func (k connKey) keep(w *Watch) {
 	}
 }
 
+// conn returns the connection, or nil if it was dropped.
+func (k connKey) conn() net.Conn {
+	if c := k.tcp.Value(); c != nil {
+		return c
+	}
+	if c := k.unix.Value(); c != nil {
+		return c
+	}
+	return nil
+}
+
 // entry is a connection that is watched, by one Watch nearly always. Free
 // entries have no first. There may be many, so what is rare is elsewhere.
 type entry struct {
 	tcp        weak.Pointer[net.TCPConn]
 	first      weak.Pointer[Watch]
 	rare       *rareEntry
+	policy     *Policy // the strictest of its watches'; nil: events only
+	group      *group  // if there is a policy
+	next, prev uint32  // in the group: the index + 1
 	generation uint32
 }
 
@@ -76,6 +91,8 @@ type table struct {
 	free    []uint32
 	byTCP   map[weak.Pointer[net.TCPConn]]uint32
 	byUnix  map[weak.Pointer[net.UnixConn]]uint32
+	groups  map[netip.AddrPort]*group
+	policed int // entries with a policy
 }
 
 // add enters w as a Watch of the connection.
@@ -111,6 +128,54 @@ func (t *table) setIndex(key connKey, i uint32) {
 		t.byUnix[key.unix] = i
 	} else {
 		t.byTCP[key.tcp] = i
+	}
+}
+
+// police puts an entry under a policy, besides those it is under already.
+func (t *table) police(id entryID, p *Policy, remote netip.AddrPort) {
+	e := t.get(id)
+	if e == nil || p == nil {
+		return
+	}
+	if e.policy != nil {
+		e.policy = e.group.merge(e.policy, p)
+		return
+	}
+	if t.groups == nil {
+		t.groups = make(map[netip.AddrPort]*group)
+	}
+	g := t.groups[remote]
+	if g == nil {
+		g = &group{addr: remote}
+		t.groups[remote] = g
+	}
+	e.policy, e.group = p, g
+	t.policed++
+	g.members++
+	e.prev, e.next = 0, g.head
+	if g.head != 0 {
+		t.entries[g.head-1].prev = id.index + 1
+	}
+	g.head = id.index + 1
+}
+
+// release undoes police.
+func (t *table) release(e *entry) {
+	g := e.group
+	if g == nil {
+		return
+	}
+	if e.prev != 0 {
+		t.entries[e.prev-1].next = e.next
+	} else {
+		g.head = e.next
+	}
+	if e.next != 0 {
+		t.entries[e.next-1].prev = e.prev
+	}
+	t.policed--
+	if g.members--; g.members == 0 {
+		delete(t.groups, g.addr)
 	}
 }
 
@@ -179,11 +244,37 @@ func (t *table) drop(id entryID, gone func(weak.Pointer[Watch]) bool) (last bool
 	}
 	e.setMore(more)
 	if e.used() {
+		t.repolice(id, e)
 		return false
 	}
+	t.release(e)
 	delete(t.byTCP, e.tcp)
 	delete(t.byUnix, e.key().unix)
 	*e = entry{generation: e.generation}
 	t.free = append(t.free, id.index)
 	return true
+}
+
+// repolice is called when an entry has lost a Watch, and perhaps its policy.
+func (t *table) repolice(id entryID, e *entry) {
+	if e.policy == nil {
+		return
+	}
+	var p *Policy
+	for _, w := range t.watches(id, nil) {
+		p = e.group.merge(p, w.policy)
+	}
+	if p == nil {
+		t.release(e)
+		e.group, e.next, e.prev = nil, 0, 0
+	}
+	e.policy = p
+}
+
+// siblings appends the entries of a group.
+func (t *table) siblings(g *group, to []entryID) []entryID {
+	for i := g.head; i != 0; i = t.entries[i-1].next {
+		to = append(to, entryID{i - 1, t.entries[i-1].generation})
+	}
+	return to
 }

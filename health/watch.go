@@ -3,32 +3,52 @@ package health
 import (
 	"sync/atomic"
 	"syscall"
+	"time"
+
+	"github.com/holdfast-go/holdfast/internal/sockopt"
 )
 
 // Watch is a Guard's view of one connection. See [Guard.Watch].
 //
-// Dead, Cause and Stop may be called concurrently with everything; Sniff may
-// not be called concurrently with itself.
+// Its methods may be called concurrently with everything, but for Sniff, which
+// may not be called concurrently with itself.
 type Watch struct {
-	guard *Guard
-	raw   syscall.RawConn
-	look  func(fd uintptr) // sniff, made once
-	dead  func(*Watch)
-	found error // by the last sniff
-	cause atomic.Pointer[error]
-	id    entryID
+	guard  *Guard
+	policy *Policy // its own
+	raw    syscall.RawConn
+	look   func(fd uintptr) // sniff, made once
+	told   func(*Watch)
+	found  error // by the last sniff
+	cause  atomic.Pointer[error]
+	id     entryID
 
-	claimed   atomic.Bool // the callback has begun, or is forbidden
-	foundDead bool
-	layered   bool
+	// The loop's.
+	lookedAt int64 // when, on the Guard's clock
+
+	known      atomic.Uint32 // State, but for Dead
+	unanswered atomic.Uint32
+	claimed    atomic.Bool // the last callback has begun, or all are forbidden
+	foundDead  bool
+	layered    bool
+	wasBusy    bool // the loop's: something was in flight then
+}
+
+// State returns what is known of the connection. It asks nobody. Without a
+// policy, and where this system doesn't tell, it is Unwatched until it is Dead.
+func (w *Watch) State() State {
+	if w.Dead() {
+		return Dead
+	}
+	return State(w.known.Load())
 }
 
 // Dead reports whether the connection is known to be dead. It asks nobody.
 func (w *Watch) Dead() bool { return w.cause.Load() != nil }
 
 // Cause returns why the connection is dead, and nil while it isn't known to be:
-// [io.EOF] if the peer closed it, otherwise an errno, or an error that says that
-// the reason isn't known.
+// [io.EOF] if the peer closed it, a [*SilenceError] if the Guard ended it or had
+// the kernel end it, otherwise an errno, or an error that says that the reason
+// isn't known.
 //
 // It never takes an error away from who reads from the connection. Therefore,
 // unless Sniff met the errno itself, it is inferred, which Linux alone allows:
@@ -40,6 +60,19 @@ func (w *Watch) Cause() error {
 		return *cause
 	}
 	return nil
+}
+
+// Heard asks the kernel how long ago anything was received from the peer, the
+// answer to a keep-alive probe included. It reports false where that can't be
+// had: not on Linux, on a Unix socket, after the connection was closed here. It
+// costs one system call and allocates nothing.
+func (w *Watch) Heard() (ago time.Duration, ok bool) {
+	s := w.guard.askers.Get().(*sockets)
+	defer w.guard.askers.Put(s)
+	if s.control(w, s.infoFn) != nil || s.asked.State == sockopt.StateClose {
+		return 0, false
+	}
+	return s.asked.SincePeerHeard(), true
 }
 
 // Sniff asks the kernel now, which closes the gap that a Guard leaves whose
@@ -79,22 +112,27 @@ func (w *Watch) sniff(fd uintptr) { w.found, w.foundDead = sniff(fd, w.layered) 
 // die records the cause of death, which isn't nil. The first one counts.
 func (w *Watch) die(cause error) { w.cause.CompareAndSwap(nil, &cause) }
 
-// Stop ends the watching: the callback will not begin any more. It reports
-// whether it prevented that; if not, the callback has begun, and may still be
-// running, or Stop was called before. What Dead and Cause say remains, and Sniff
-// still works.
+// Stop ends the watching: no callback will begin any more. It reports whether
+// it prevented the last one, of the death; if not, that has begun, and may still
+// be running, or Stop was called before. One of a mere suspicion may be running,
+// too. What State, Dead and Cause say remains, and Sniff still works.
 func (w *Watch) Stop() bool {
 	prevented := w.claim()
 	w.guard.unwatch(w)
 	return prevented
 }
 
-// notify calls back, if that wasn't done or forbidden yet.
-func (w *Watch) notify() {
-	if w.claim() && w.dead != nil {
-		w.dead(w)
+// notify calls back for the last time, if that wasn't done or forbidden yet.
+func (w *Watch) notify() (first bool) {
+	first = w.claim()
+	if first && w.told != nil {
+		w.told(w)
 	}
+	return first
 }
+
+// become notes a State other than Dead, and returns the one before.
+func (w *Watch) become(s State) (before State) { return State(w.known.Swap(uint32(s))) }
 
 // claim reports true once.
 func (w *Watch) claim() bool { return w.claimed.CompareAndSwap(false, true) }

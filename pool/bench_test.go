@@ -96,7 +96,7 @@ func benchPuddle(b *testing.B) *puddle.Pool[watched] {
 			if err != nil {
 				return watched{}, err
 			}
-			w, err := g.Watch(c, func(*health.Watch) {})
+			w, err := g.Watch(c, nil, func(*health.Watch) {})
 			return watched{c, w}, err
 		},
 		Destructor: func(w watched) { w.watch.Stop(); w.Close() },

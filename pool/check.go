@@ -12,16 +12,17 @@ import (
 )
 
 type verdict struct {
-	ok     bool
-	pinged bool // which takes time
-	reason Reason
-	err    error
+	ok       bool
+	doubtful bool // not to be used now, nor to be closed
+	slow     bool // it took time
+	reason   Reason
+	err      error
 }
 
 // check decides whether an entry that the caller owns may be handed out.
 func (p *Pool[T]) check(ctx context.Context, e *entry[T], now int64) verdict {
-	if e.dead.Load() {
-		return verdict{reason: ReasonDead, err: e.cause()}
+	if e.has(flagDead) {
+		return e.deadVerdict()
 	}
 	if now >= e.expires {
 		return verdict{reason: ReasonLifetime}
@@ -32,17 +33,28 @@ func (p *Pool[T]) check(ctx context.Context, e *entry[T], now int64) verdict {
 	if v := p.peek(e); !v.ok {
 		return v
 	}
+	if e.has(flagSuspect) {
+		return verdict{doubtful: true}
+	}
+	asked := !p.fresh(e, now)
+	if asked {
+		if v := p.ask(ctx, e, now); !v.ok || ctx.Err() != nil {
+			return v
+		}
+	}
 	if !p.pingDue(e, now) {
-		return verdict{ok: true}
+		return verdict{ok: true, slow: asked}
 	}
 	if err := p.ping(ctx, e); err != nil {
-		if ctx.Err() == nil && p.classify(err) != health.Conn {
+		class := p.classify(err)
+		if ctx.Err() == nil && class != health.Conn {
 			p.pingTheRest(now)
 		}
-		return verdict{pinged: true, reason: ReasonPing, err: err}
+		e.doubt(class, err)
+		return verdict{slow: true, reason: ReasonPing, err: err}
 	}
 	e.provenAt = p.now()
-	return verdict{ok: true, pinged: true}
+	return verdict{ok: true, slow: true}
 }
 
 // peek asks the kernel. It sends nothing and consumes nothing.
@@ -57,8 +69,21 @@ func (p *Pool[T]) peek(e *entry[T]) verdict {
 	case errors.Is(err, health.ErrUnread):
 		return verdict{reason: ReasonUnread, err: err}
 	default:
-		return verdict{reason: ReasonDead, err: err}
+		return verdict{reason: deathBy(err), err: err}
 	}
+}
+
+// deathBy tells the guard's own verdict from the kernel's.
+func deathBy(cause error) Reason {
+	if _, ok := errors.AsType[*health.SilenceError](cause); ok {
+		return ReasonSilent
+	}
+	return ReasonDead
+}
+
+func (e *entry[T]) deadVerdict() verdict {
+	err := e.cause()
+	return verdict{reason: deathBy(err), err: err}
 }
 
 // cause says why the guard called e dead. The caller must own e: asking may
@@ -143,7 +168,7 @@ func (p *Pool[T]) pingOne(e *entry[T]) {
 		return
 	}
 	e.provenAt = p.now()
-	e.fastUntil = min(e.provenAt+freshFor, e.expires)
+	e.fastUntil = min(e.provenAt+trustFor, e.expires)
 	p.giveBack(e)
 }
 

@@ -10,19 +10,19 @@ import (
 	"time"
 )
 
-// died is the guard's callback. An idle connection leaves the pool here; one
-// in use leaves it when its holder gives it back.
-func (p *Pool[T]) died(e *entry[T]) {
-	e.dead.Store(true) // before the lock: who holds that may be about to hand e out
+// died is the guard's word that a connection is dead. If nobody uses it, it
+// leaves the pool here; otherwise when its holder gives it back.
+func (p *Pool[T]) died(e *entry[T], cause error) {
+	e.flags.Or(flagDead) // before the lock: who holds that may be about to hand e out
 	var k wake[T]
 	p.mu.Lock()
-	if e.state != idle {
+	if e.state != idle && e.state != suspect {
 		p.mu.Unlock()
 		return
 	}
 	now := p.tickLocked()
-	p.idle.remove(e)
-	p.retireLocked(e, ReasonDead, nil)
+	p.unlistLocked(e)
+	p.retireLocked(e, deathBy(cause), cause)
 	if e.useless(now) {
 		p.failedLocked(errBornDead, now, &k)
 	}
@@ -32,9 +32,19 @@ func (p *Pool[T]) died(e *entry[T]) {
 	p.ledger.destroy(e)
 }
 
-// retireLocked takes an entry that is not in the idle list out of the pool for
+// unlistLocked takes an entry that nobody holds out of its list.
+func (p *Pool[T]) unlistLocked(e *entry[T]) {
+	if e.state == suspect {
+		p.suspects.remove(e)
+	} else {
+		p.idle.remove(e)
+	}
+}
+
+// retireLocked takes an entry that is in no list any more out of the pool for
 // good. The caller passes it to the ledger once the lock is released.
 func (p *Pool[T]) retireLocked(e *entry[T], why Reason, err error) {
+	usable := e.state != suspect
 	e.state = closing
 	e.gen++
 	e.reason, e.err = why, err
@@ -44,7 +54,7 @@ func (p *Pool[T]) retireLocked(e *entry[T], why Reason, err error) {
 	p.all[e.index], last.index = last, e.index
 	p.all[len(p.all)-1] = nil
 	p.all = p.all[:len(p.all)-1]
-	if now := p.now(); !e.useless(now) {
+	if now := p.now(); usable && !e.useless(now) {
 		p.noneAt = now // if it was the last
 	}
 }
@@ -66,7 +76,7 @@ func (p *Pool[T]) discardLocked(e *entry[T], why Reason, err error) {
 // end is the ledger's destructor: it closes the connection, on a goroutine of
 // its own, before its slot is freed.
 func (p *Pool[T]) end(e *entry[T]) {
-	if e.reason == ReasonDead && e.err == nil {
+	if (e.reason == ReasonDead || e.reason == ReasonSilent) && e.err == nil {
 		e.err = e.cause()
 	}
 	done := ConnClosed{Reason: e.reason, Err: e.err, Age: time.Duration(p.now() - e.born)}
@@ -95,7 +105,7 @@ func (p *Pool[T]) gone(now int64) {
 // closeConn closes politely within CloseTimeout, then hard. A dead connection
 // has nobody to be polite to, but its Close may still have things to free.
 func (p *Pool[T]) closeConn(e *entry[T]) error {
-	hard := e.abortive || e.reason == ReasonDead && !errors.Is(e.err, io.EOF) // after a FIN, a FIN is the right answer
+	hard := e.abortive || e.reason == ReasonSilent || e.reason == ReasonDead && !errors.Is(e.err, io.EOF) // after a FIN, a FIN is the right answer
 	end := func() error {
 		if hard {
 			sever(e.conn)
@@ -224,13 +234,15 @@ func (p *Pool[T]) reset(epoch uint64, cause error) {
 	}
 }
 
-// takeIdleLocked retires all idle connections.
+// takeIdleLocked retires all connections that nobody holds.
 func (p *Pool[T]) takeIdleLocked(why Reason) []*entry[T] {
-	out := make([]*entry[T], 0, p.idle.len)
-	for e := p.idle.first; e != nil; e = p.idle.first {
-		p.idle.remove(e)
-		p.retireLocked(e, why, nil)
-		out = append(out, e)
+	out := make([]*entry[T], 0, p.idle.len+p.suspects.len)
+	for _, l := range []*entryList[T]{&p.idle, &p.suspects} {
+		for e := l.first; e != nil; e = l.first {
+			l.remove(e)
+			p.retireLocked(e, why, nil)
+			out = append(out, e)
+		}
 	}
 	return out
 }

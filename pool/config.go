@@ -17,6 +17,7 @@ import (
 const (
 	defaultDetectWithin       = 10 * time.Second
 	minDetectWithin           = 2 * time.Second
+	minFreshFor               = time.Second
 	defaultMaxConnLifetime    = 30 * time.Minute
 	defaultMaxConnIdleTime    = 55 * time.Second
 	defaultPingPeriod         = 30 * time.Second
@@ -37,7 +38,8 @@ const (
 type Config[T any] struct {
 	// Open makes a connection. Required. Its context ends after OpenTimeout
 	// or when the pool is closed, and doesn't belong to any caller of
-	// Acquire; the connection must outlive it. A panic becomes an error that
+	// Acquire; the connection must outlive it. It carries the pool's guard, see
+	// [health.GuardFromContext]: dial with it. A panic becomes an error that
 	// carries the stack.
 	Open func(context.Context) (T, error)
 
@@ -90,10 +92,24 @@ type Config[T any] struct {
 	// a recovering server isn't trampled. Zero: 4. Negative: an error.
 	MaxConcurrentOpens int
 
-	// DetectWithin is how long a caller without a deadline waits in Acquire
-	// while there is no live connection and opening fails. It is meant to be
-	// the same as the dialer's. Zero: 10 s. Less than 2 s: an error.
+	// DetectWithin is how long a connection may be silent before the guard
+	// ends it (see [health.Policy]), and how long a caller without a deadline
+	// waits in Acquire while there is no live connection and opening fails. It
+	// is meant to be the same as the dialer's. Zero: 10 s. Less than 2 s: an
+	// error.
 	DetectWithin time.Duration
+
+	// FreshFor is how long a connection is handed out without a question after
+	// it was used or its peer was heard: by then the guard has asked most of
+	// them anyway. After that its peer's kernel is asked first, which takes one
+	// round trip and shows the peer's application nothing; if it leaves that
+	// unanswered for 200 ms, or more on a slow path, the connection is passed
+	// over until it answers. All idle connections that would have to be asked
+	// are asked together. Zero: half of DetectWithin, but at least 1 s.
+	// Negative: nothing is ever asked or kept fresh. Positive and under 1 s, as
+	// keep-alive counts in seconds, or more than DetectWithin: an error. It
+	// takes Linux and a socket; where there is none of these nothing is asked.
+	FreshFor time.Duration
 
 	// OpenTimeout bounds one call of Open. Zero: DetectWithin, but at most 5 s:
 	// after that a kernel repeats its SYN so seldom that a new attempt finds
@@ -156,9 +172,10 @@ type Config[T any] struct {
 	LeakTimeout time.Duration
 
 	// Guard watches the sockets. Nil: the pool makes one, and ends it in
-	// Close. Give the same to several pools to let them share one goroutine;
-	// it is then the caller's to close, after the pools: without it nothing
-	// can be opened any more.
+	// Close. Give the same to several pools to let them share one goroutine,
+	// and what they learn about an address; it is then the caller's to close,
+	// after the pools: without it nothing can be opened any more. A dialer of
+	// this module finds it in Open's context and uses it instead of its own.
 	Guard *health.Guard
 
 	// Trace is told what the pool does. Nil: nothing, at no cost.
@@ -177,6 +194,7 @@ func (cfg Config[T]) withDefaults() (Config[T], error) {
 	setDefault(&cfg.MaxConcurrentOpens, defaultMaxConcurrentOpens)
 	setDefault(&cfg.MaxWaiters, defaultMaxWaiters)
 	setDefault(&cfg.DetectWithin, defaultDetectWithin)
+	setDefault(&cfg.FreshFor, max(minFreshFor, cfg.DetectWithin/2))
 	setDefault(&cfg.OpenTimeout, min(cfg.DetectWithin, defaultMaxOpenTimeout))
 	setDefault(&cfg.MaxOpenBackoff, defaultMaxOpenBackoff)
 	setDefault(&cfg.MaxConnLifetime, defaultMaxConnLifetime)
@@ -192,6 +210,15 @@ func (cfg Config[T]) withDefaults() (Config[T], error) {
 		cfg.Classify = health.Classify
 	}
 	return cfg, nil
+}
+
+// policy is under what the guard watches the connections of a complete Config.
+func (cfg *Config[T]) policy(t *Trace) (*health.Policy, error) {
+	p := health.PolicyConfig{DetectWithin: cfg.DetectWithin, FreshFor: cfg.FreshFor, AskedBeforeUse: true}
+	if t != nil {
+		p.StateChanged = t.ConnState
+	}
+	return health.NewPolicy(p)
 }
 
 // ctxCloser is the shape of pgx's connections.
@@ -274,6 +301,12 @@ func (cfg *Config[T]) validateDurations(bad func(string, ...any)) {
 	}
 	detect := cfg.DetectWithin
 	setDefault(&detect, defaultDetectWithin)
+	if cfg.FreshFor > 0 && cfg.FreshFor < minFreshFor {
+		bad("FreshFor is %v; keep-alive counts in seconds, so make it %v or more, or 0 for half of DetectWithin, or negative to ask nothing", cfg.FreshFor, minFreshFor)
+	}
+	if cfg.FreshFor > detect && detect >= minDetectWithin {
+		bad("FreshFor is %v, more than DetectWithin, %v; a connection that is silent for so long is given up", cfg.FreshFor, detect)
+	}
 	if cfg.MaxOpenBackoff > detect && detect >= minDetectWithin {
 		bad("MaxOpenBackoff is %v, more than DetectWithin, %v; callers would be told that nothing can be opened before it was tried again", cfg.MaxOpenBackoff, detect)
 	}

@@ -50,7 +50,7 @@ func (c Conn[T]) Release() {
 		return
 	}
 	e.gen++
-	if p.waiters.first != nil || e.dead.Load() || e.epoch != p.epoch || p.closed || e.unproven {
+	if p.waiters.first != nil || e.flags.Load() != 0 || e.epoch != p.epoch || p.closed || e.unproven {
 		p.releaseSlow(e)
 		return
 	}
@@ -65,6 +65,15 @@ func (c Conn[T]) Release() {
 
 // releaseSlow is entered with the lock held and leaves without it.
 func (p *Pool[T]) releaseSlow(e *entry[T]) (kept bool) {
+	if e.has(flagSuspect) {
+		p.mu.Unlock()
+		p.relieve(e)
+		p.mu.Lock()
+		if e.state != inUse { // Close took it meanwhile
+			p.mu.Unlock()
+			return false
+		}
+	}
 	if why, unfit := p.unfitLocked(e); unfit {
 		p.retireLocked(e, why, nil)
 		p.mu.Unlock()
@@ -87,7 +96,9 @@ func (p *Pool[T]) releaseSlow(e *entry[T]) (kept bool) {
 //   - nil: the same as Release.
 //   - Conn, Path, Canceled, Local and any other error of I/O: the connection
 //     is closed. After Path, where nobody will hear a goodbye, it is closed
-//     hard.
+//     hard, and so it is after Conn if it was the guard who has ended it. After
+//     Path, and after Canceled if the peer was silent, the other connections
+//     to the same address become suspects until their peers' kernels answer.
 //   - Role: the connection is closed and the pool replaces all others, as
 //     after [Pool.Reset], unless that has happened since this one was opened.
 //   - Unknown, errors of the application: the connection is kept if no
@@ -108,6 +119,7 @@ func (p *Pool[T]) release(c Conn[T], err error) {
 	e := c.e
 	keep := true
 	var class health.Class
+	reason := ReasonFailed
 	if err != nil {
 		class = p.classify(err)
 		keep = class == health.Unknown && !isIO(err)
@@ -125,7 +137,11 @@ func (p *Pool[T]) release(c Conn[T], err error) {
 	held := time.Duration(now - e.usedAt)
 	p.mu.Unlock()
 
-	reason := ReasonFailed
+	if whole, severed := e.severed(class, err); severed {
+		class, reason, err = health.Path, ReasonSilent, whole
+	} else if !keep {
+		e.doubt(class, err)
+	}
 	if keep && err != nil {
 		if v := p.peek(e); !v.ok {
 			keep, reason = false, v.reason
@@ -158,6 +174,30 @@ func (p *Pool[T]) release(c Conn[T], err error) {
 	}
 }
 
+// severed reports whether err, of that class, comes from the guard's ending of
+// the connection, and returns it with the reason for that.
+func (e *entry[T]) severed(class health.Class, err error) (error, bool) {
+	if class != health.Conn && class != health.Path || e.watch == nil {
+		return err, false
+	}
+	cause, ok := errors.AsType[*health.SilenceError](e.watch.Cause())
+	if !ok {
+		return err, false
+	}
+	if !errors.Is(err, cause) {
+		err = severedError{cause, err}
+	}
+	return err, true
+}
+
+// doubt tells the guard, before the connection is closed, of an error of its
+// use that may be about its siblings as well.
+func (e *entry[T]) doubt(class health.Class, err error) {
+	if e.watch != nil && (class == health.Path || class == health.Canceled) {
+		e.watch.Doubt(err)
+	}
+}
+
 // isIO reports whether err came from reading or writing, whatever its class:
 // then nobody knows what of the exchange is still under way.
 func isIO(err error) bool {
@@ -182,13 +222,16 @@ func (c Conn[T]) Err() error {
 	p.tickLocked()
 	ours := e.gen == c.gen && e.state == inUse
 	why, unfit := p.unfitLocked(e)
+	doubtful := e.has(flagSuspect)
 	p.mu.Unlock()
 	switch {
 	case !ours || why == ReasonShutdown && unfit:
 		return ErrClosed
+	case !unfit && doubtful:
+		return ErrSuspect
 	case !unfit:
 		return nil
-	case why == ReasonDead:
+	case why == ReasonDead || why == ReasonSilent:
 		if e.watch != nil {
 			if err := e.watch.Cause(); err != nil {
 				return err

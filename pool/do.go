@@ -16,7 +16,10 @@ import (
 // of a reply may be under way), when f returned an error that [Conn.Fail]
 // closes it for, or when f panicked. f must not keep the connection.
 //
-// Do calls f at most once and returns its error as it is, or Acquire's.
+// Do calls f at most once and returns its error as it is, or Acquire's; with one
+// addition: if the guard has ended the connection under f, because its peer was
+// silent, the reset that f ran into is joined with the [*health.SilenceError]
+// that explains it, so that [health.Classify] says Path.
 func (p *Pool[T]) Do(ctx context.Context, f func(context.Context, T) error) error {
 	c, err := p.Acquire(ctx)
 	if err != nil {
@@ -32,6 +35,9 @@ func (p *Pool[T]) Do(ctx context.Context, f func(context.Context, T) error) erro
 	}()
 	err = f(ctx, c.e.value)
 	returned = true
+	if err != nil {
+		err, _ = c.e.severed(p.classify(err), err)
+	}
 	if b.end(ctx) {
 		p.release(c, errors.Join(interrupted{context.Cause(ctx)}, err))
 	} else if err != nil {

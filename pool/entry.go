@@ -15,7 +15,15 @@ const (
 	opening state = iota
 	idle
 	inUse
+	suspect // passed over until its peer answers
 	closing
+)
+
+// What the guard has against an entry: bits of one word, so that a checkout
+// looks at all of them at once.
+const (
+	flagDead    uint32 = 1 << iota // never cleared
+	flagSuspect                    // the peer left a question unanswered
 )
 
 // entry is one connection, from the end of its dial to the end of its close.
@@ -47,9 +55,15 @@ type entry[T any] struct {
 	// Set by whoever takes the entry out of the pool, read by its end.
 	reason   Reason
 	abortive bool
-	dead     atomic.Bool // the guard's event; set once, at any time
+	flags    atomic.Uint32 // flagDead is set at any time, flagSuspect under the pool's mutex
 	err      error
+
+	// Guarded by the pool's mutex, of use while flagSuspect is set.
+	heardAt   int64 // when the peer was last heard
+	doubtedAt int64 // when it had, or will have had, its time to answer
 }
+
+func (e *entry[T]) has(flag uint32) bool { return e.flags.Load()&flag != 0 }
 
 // useless reports whether e, if it is dead by now, was never worth its dial.
 func (e *entry[T]) useless(now int64) bool {

@@ -14,6 +14,11 @@ var ErrClosed = errors.New("pool: closed")
 // be replaced: it is older than MaxConnLifetime, or from before a Reset.
 var ErrOutdated = errors.New("pool: the connection is to be replaced")
 
+// ErrSuspect is what [Conn.Err] returns for a connection whose peer has been
+// asked and has not answered. It may still do so, upon which Err returns nil
+// again.
+var ErrSuspect = errors.New("pool: the peer of the connection does not answer")
+
 // ErrTooManyWaiters is returned, inside an [AcquireError], when
 // Config.MaxWaiters callers are waiting already.
 var ErrTooManyWaiters = errors.New("too many callers are waiting")
@@ -31,8 +36,8 @@ type AcquireError struct {
 
 func (e *AcquireError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "pool: no connection after %v: %v (%d of %d connections: %d in use, %d idle, %d opening, %d closing; %d callers waiting)",
-		e.Waited.Round(time.Microsecond), e.Err, e.Stat.Total, e.Stat.MaxConns, e.Stat.InUse, e.Stat.Idle, e.Stat.Opening, e.Stat.Closing, e.Stat.Waiting)
+	fmt.Fprintf(&b, "pool: no connection after %v: %v (%d of %d connections: %d in use, %d idle, %d suspect, %d opening, %d closing; %d callers waiting)",
+		e.Waited.Round(time.Microsecond), e.Err, e.Stat.Total, e.Stat.MaxConns, e.Stat.InUse, e.Stat.Idle, e.Stat.Suspect, e.Stat.Opening, e.Stat.Closing, e.Stat.Waiting)
 	switch {
 	case e.OpenErr != nil:
 		fmt.Fprintf(&b, "; opening fails, %d times in a row: %v", e.Stat.OpenFailures, e.OpenErr)
@@ -92,6 +97,22 @@ func (e openTimeoutError) Unwrap() error { return e.err }
 // PathTimeout tells [health.Classify] that it was no caller's own limit that
 // ran out, but the pool's, while the peer was silent.
 func (openTimeoutError) PathTimeout() bool { return true }
+
+// slotError is why a suspect was closed that gave up its slot.
+type slotError struct{ silent time.Duration }
+
+func (e slotError) Error() string {
+	return fmt.Sprintf("pool: the peer does not answer, it was last heard %v ago, and a caller needed the slot", e.silent.Round(time.Millisecond))
+}
+
+// PathTimeout tells [health.Classify] that the peer was silent.
+func (slotError) PathTimeout() bool { return true }
+
+// severedError is the error of a use that the guard has ended, and why it did.
+type severedError struct{ cause, err error }
+
+func (e severedError) Error() string   { return e.err.Error() + ": " + e.cause.Error() }
+func (e severedError) Unwrap() []error { return []error{e.cause, e.err} }
 
 var (
 	errUselessConn  = errors.New("pool: a new connection failed at its first use")

@@ -20,6 +20,7 @@ func (p *Pool[T]) dispatchLocked(now int64) {
 	if p.closed {
 		return
 	}
+	p.freeSlotsLocked(now)
 	want := p.waiters.len + max(0, p.cfg.MinIdleConns-p.idle.len)
 	for p.opening < min(want, p.cfg.MaxConcurrentOpens) && p.total < p.cfg.MaxConns {
 		if p.fails > 0 {
@@ -90,6 +91,7 @@ func (p *Pool[T]) open(began int64) {
 		p.closing++
 		p.failedLocked(err, now, &k)
 	default:
+		p.openedAt = max(p.openedAt, began)
 		fit = p.arrivedLocked(e, &k)
 	}
 	p.dispatchLocked(now)
@@ -129,10 +131,7 @@ func (p *Pool[T]) failedLocked(err error, now int64, k *wake[T]) {
 	p.arrivals = 0
 	p.openErr = err
 	p.nextOpen = now + p.backoffLocked()
-	if len(p.all) > 0 {
-		return
-	}
-	if health.Permanent(err) || errors.Is(err, health.ErrGuardClosed) {
+	if len(p.all) == 0 && (health.Permanent(err) || errors.Is(err, health.ErrGuardClosed)) {
 		p.failWaitersLocked(errOpenPermanent, math.MaxInt64, k)
 		return
 	}
@@ -140,10 +139,10 @@ func (p *Pool[T]) failedLocked(err error, now int64, k *wake[T]) {
 }
 
 // failStrandedLocked fails the callers without a deadline who have waited for
-// DetectWithin while there was no live connection.
+// DetectWithin while there was no live connection, suspects not counted.
 func (p *Pool[T]) failStrandedLocked(now int64, k *wake[T]) {
 	horizon := now - int64(p.cfg.DetectWithin)
-	if len(p.all) > 0 || p.noneAt > horizon {
+	if p.usableLocked() > 0 || p.noneAt > horizon {
 		return
 	}
 	p.failWaitersLocked(errOpenFails, horizon, k)
@@ -171,6 +170,7 @@ func (p *Pool[T]) construct(ctx context.Context) (*entry[T], error) {
 	p.mu.Unlock()
 	ctx, cancel := context.WithTimeoutCause(ctx, p.cfg.OpenTimeout, errOpenTimeout)
 	defer cancel()
+	ctx = health.ContextWithGuard(ctx, p.guard)
 	began := p.now()
 	t := p.cfg.Trace
 	if t != nil && t.OpenStart != nil {
@@ -229,7 +229,7 @@ func (p *Pool[T]) adopt(v T, epoch uint64) (*entry[T], error) {
 		pool: p, value: v, epoch: epoch, state: opening, unproven: true,
 		born: now, usedAt: now, provenAt: now, idleSince: now, expires: p.expiry(now),
 	}
-	e.fastUntil = min(now+freshFor, e.expires)
+	e.fastUntil = min(now+trustFor, e.expires)
 	if p.cfg.LeakTimeout > 0 {
 		e.leak = &leak{}
 	}
@@ -241,7 +241,7 @@ func (p *Pool[T]) adopt(v T, epoch uint64) (*entry[T], error) {
 		if p.cfg.AllowUnread {
 			watched = opaque{watched}
 		}
-		e.watch, err = p.guard.Watch(watched, func(*health.Watch) { p.died(e) })
+		e.watch, err = p.guard.Watch(watched, p.policy, func(w *health.Watch) { p.told(e, w) })
 		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			return fmt.Errorf("pool: watching the connection: %w", err)
 		}

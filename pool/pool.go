@@ -11,9 +11,9 @@ import (
 	"github.com/holdfast-go/holdfast/health"
 )
 
-// freshFor is how long after a checkout the next one needs no check. A caller
+// trustFor is how long after a checkout the next one needs no check. A caller
 // that uses a connection this often would find out as soon as a peek would.
-const freshFor = int64(time.Millisecond)
+const trustFor = int64(time.Millisecond)
 
 // provenAfter is how long a new connection must live to have been worth its
 // dial, if no use of it goes well before that.
@@ -26,12 +26,15 @@ type Pool[T any] struct {
 	cfg      Config[T]
 	start    time.Time
 	guard    *health.Guard
+	policy   *health.Policy
 	ownGuard bool
 	ledger   ledger[T]
 	observed bool // Acquire and Release have hooks to call or stacks to take
 
-	// An idle connection needs no more than a peek for so long.
+	// An idle connection needs no more than a peek for unquestioned, and no
+	// question to its peer's kernel for freshFor.
 	unquestioned int64
+	freshFor     int64
 
 	waitPool sync.Pool
 	closeFn  func(T) error
@@ -47,6 +50,7 @@ type Pool[T any] struct {
 	// no system call and no other lock is taken under it.
 	mu       sync.Mutex
 	idle     entryList[T] // most recently used first
+	suspects entryList[T] // idle, but not to be used
 	waiters  waiterList[T]
 	closed   bool
 	stat     Stat
@@ -59,13 +63,15 @@ type Pool[T any] struct {
 	fails    int   // failed opens in a row
 	arrivals int   // opens in a row that have not failed, nor been useless
 	nextOpen int64 // no open before this, while fails > 0
+	openedAt int64 // when the latest successful open began
 	openErr  error // the last failed open's
-	noneAt   int64 // since when, if there is no live connection, there has been none of use
+	noneAt   int64 // since when, if usableLocked is 0, it has been so
 	opens    []int64
 	retry    *time.Timer // set while an open waits for nextOpen
 	upkeep   *time.Timer // set while there is something to keep up
 	upkeepID int         // of the timer in upkeep
 	hurried  bool        // upkeep runs soon, because somebody waits
+	asking   bool        // idle connections are being asked, all together
 }
 
 // New makes a pool. It does no I/O: connections are opened when callers or
@@ -77,9 +83,13 @@ func New[T any](cfg Config[T]) (*Pool[T], error) {
 	}
 	p := &Pool[T]{cfg: cfg, start: time.Now(), guard: cfg.Guard, finished: make(chan struct{})}
 	p.closeFn = cfg.closeFunc()
-	p.unquestioned = math.MaxInt64
+	p.unquestioned, p.freshFor = math.MaxInt64, math.MaxInt64
+	if cfg.FreshFor > 0 {
+		p.freshFor = int64(cfg.FreshFor)
+		p.unquestioned = p.freshFor
+	}
 	if cfg.MaxConnIdleTime > 0 {
-		p.unquestioned = int64(cfg.MaxConnIdleTime)
+		p.unquestioned = min(p.unquestioned, int64(cfg.MaxConnIdleTime))
 	}
 	if cfg.Ping != nil {
 		p.unquestioned = min(p.unquestioned, int64(cfg.PingPeriod))
@@ -89,6 +99,9 @@ func New[T any](cfg Config[T]) (*Pool[T], error) {
 	if t := cfg.Trace; t != nil {
 		p.cfg.Trace = new(*t)
 		p.observed = t.AcquireDone != nil || t.ReleaseDone != nil || cfg.LeakTimeout > 0
+	}
+	if p.policy, err = cfg.policy(p.cfg.Trace); err != nil {
+		return nil, fmt.Errorf("pool: making a policy: %w", err)
 	}
 	if p.ledger, err = newLedger(cfg.MaxConns, p.construct, p.end); err != nil {
 		return nil, fmt.Errorf("pool: MaxConns %d: %w", cfg.MaxConns, err)
@@ -133,7 +146,7 @@ func (p *Pool[T]) acquire(ctx context.Context) (c Conn[T], waited bool, err erro
 	p.takeLocked(e, now)
 	c = Conn[T]{e, e.gen}
 	p.mu.Unlock()
-	if !e.dead.Load() && (now < e.fastUntil || p.soundsWell(e, now)) {
+	if e.flags.Load() == 0 && (now < e.fastUntil || p.soundsWell(e, now)) {
 		e.checkedOut(now)
 		return c, false, nil
 	}
@@ -161,7 +174,7 @@ func (p *Pool[T]) acquireSlow(ctx context.Context, now int64, c Conn[T]) (_ Conn
 
 // checkedOut notes a checkout.
 func (e *entry[T]) checkedOut(now int64) {
-	e.usedAt, e.fastUntil = now, min(now+freshFor, e.expires)
+	e.usedAt, e.fastUntil = now, min(now+trustFor, e.expires)
 }
 
 // takeLocked makes an idle entry the caller's.
@@ -204,30 +217,33 @@ func (p *Pool[T]) search(a *attempt, c Conn[T]) (Conn[T], error) {
 			}
 		}
 		a.served = true
-		v := verdict{ok: a.now < c.e.fastUntil && !c.e.dead.Load()}
+		v := verdict{ok: a.now < c.e.fastUntil && c.e.flags.Load() == 0}
 		if !v.ok {
 			v = p.check(a.ctx, c.e, a.now)
 		}
-		if v.ok && (!v.pinged || a.ctx.Err() == nil) {
-			if v.pinged && c.Err() == ErrClosed {
+		if v.ok && (!v.slow || a.ctx.Err() == nil) {
+			if v.slow && c.Err() == ErrClosed {
 				p.acquiredNot.Add(1)
-				return Conn[T]{}, ErrClosed // Close took it during the ping
+				return Conn[T]{}, ErrClosed // Close took it during the check
 			}
 			c.e.checkedOut(a.now)
 			return c, nil
 		}
 		p.acquiredNot.Add(1)
-		if v.ok {
+		ended := a.ctx.Err() != nil
+		if v.ok || v.doubtful {
 			p.giveBack(c.e)
-			return Conn[T]{}, p.gaveUp(a.ctx, a.began)
-		}
-		if a.ctx.Err() != nil {
+		} else if ended {
 			p.discard(c.e, v.reason, v.err)
+		}
+		if ended {
 			return Conn[T]{}, p.gaveUp(a.ctx, a.began)
 		}
 		a.now = p.now()
 		p.mu.Lock() // until the caller is in the queue again: the slot that gets free is theirs
-		p.discardLocked(c.e, v.reason, v.err)
+		if !v.doubtful {
+			p.discardLocked(c.e, v.reason, v.err)
+		}
 		c = Conn[T]{}
 	}
 }

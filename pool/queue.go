@@ -102,10 +102,14 @@ func (p *Pool[T]) acquireErrorLocked(err error, began int64) error {
 }
 
 // putLocked gives a live entry that nobody holds to the first waiter in time,
-// or puts it with the idle ones.
+// or puts it with the idle ones. A suspect goes to its like.
 func (p *Pool[T]) putLocked(e *entry[T], k *wake[T]) {
 	now := p.clock
 	e.idleSince = max(now, e.usedAt)
+	if e.has(flagSuspect) {
+		p.setAsideLocked(e)
+		return
+	}
 	for w := p.waiters.first; w != nil; w = p.waiters.first {
 		p.waiters.remove(w)
 		k.add(w)
@@ -139,11 +143,16 @@ func (p *Pool[T]) giveBack(e *entry[T]) {
 		p.ledger.destroy(e)
 		return
 	}
-	since := e.idleSince
-	p.putLocked(e, &k)
-	e.idleSince = since
+	p.putBackLocked(e, &k)
 	p.mu.Unlock()
 	k.tell()
+}
+
+// putBackLocked is putLocked for an entry that wasn't used.
+func (p *Pool[T]) putBackLocked(e *entry[T], k *wake[T]) {
+	since := e.idleSince
+	p.putLocked(e, k)
+	e.idleSince = since
 }
 
 // tickLocked reads the clock for everybody.
@@ -157,8 +166,11 @@ func (p *Pool[T]) unfitLocked(e *entry[T]) (Reason, bool) {
 	switch {
 	case p.closed:
 		return ReasonShutdown, true
-	case e.dead.Load():
-		return ReasonDead, true
+	case e.has(flagDead):
+		if e.watch == nil {
+			return ReasonDead, true
+		}
+		return deathBy(e.watch.Cause()), true
 	case e.epoch != p.epoch:
 		return ReasonReset, true
 	case p.clock >= e.expires:

@@ -52,7 +52,7 @@ func TestADeadConnectionIsNotHandedOutWithinItsFreshMillisecond(t *testing.T) {
 		p := newThings(t, nil)
 		c := mustAcquire(t, p)
 		c.Release()
-		c.e.dead.Store(true)
+		c.e.flags.Or(flagDead)
 		again := mustAcquire(t, p)
 		require.NotSame(t, c.e, again.e)
 		require.EqualValues(t, 1, p.Stat().Closed(ReasonDead))
@@ -65,7 +65,7 @@ func TestADeadConnectionFailsItsCheck(t *testing.T) {
 		p := newThings(t, nil)
 		c := mustAcquire(t, p)
 		c.Release()
-		c.e.dead.Store(true)
+		c.e.flags.Or(flagDead)
 		time.Sleep(time.Second)
 		again := mustAcquire(t, p)
 		require.NotSame(t, c.e, again.e)
@@ -88,7 +88,7 @@ func TestAConnectionThatDiesOnItsWayToAWaiterIsNotHandedOut(t *testing.T) {
 				held.e.gen++
 				p.putLocked(held.e, &k)
 				p.mu.Unlock()
-				held.e.dead.Store(true)
+				held.e.flags.Or(flagDead)
 				k.tell()
 				c := <-got
 				require.NotSame(t, held.e, c.e)
@@ -140,7 +140,7 @@ func TestTheEventMarksAConnectionDeadBeforeItWaitsForTheLock(t *testing.T) {
 	require.NoError(t, peer.Close())
 	marked := false
 	for began := time.Now(); !marked && time.Since(began) < 10*time.Second; runtime.Gosched() {
-		marked = c.e.dead.Load()
+		marked = c.e.has(flagDead)
 	}
 	p.mu.Unlock()
 	require.True(t, marked)
@@ -170,7 +170,7 @@ func TestConnectionsPingedTogetherAreFresh(t *testing.T) {
 		for _, e := range []*entry[*thing]{a.e, b.e} {
 			if e != held.e {
 				require.Equal(t, p.now(), e.provenAt)
-				require.Equal(t, p.now()+freshFor, e.fastUntil)
+				require.Equal(t, p.now()+trustFor, e.fastUntil)
 				require.Zero(t, e.idleSince, "a ping is no use")
 			}
 		}

@@ -5,9 +5,10 @@ import "time"
 // Stat is a snapshot of a pool. Taking one costs one lock and no walk.
 type Stat struct {
 	MaxConns int // the limit
-	Total    int // connections now: InUse + Idle + Opening + Closing, never above MaxConns
+	Total    int // connections now: InUse + Idle + Suspect + Opening + Closing, never above MaxConns
 	InUse    int // held by callers, or being checked for one
 	Idle     int
+	Suspect  int // idle, but passed over, because their peers' kernels don't answer
 	Opening  int // calls of Open under way
 	Closing  int // being closed
 	Waiting  int // callers in the queue
@@ -21,6 +22,7 @@ type Stat struct {
 	OpenFailed   int64         // failed opens so far
 	OpenFailures int           // failed opens since the last successful one
 	OldestOpen   time.Duration // how long the oldest running call of Open has taken
+	Asked        int64         // connections whose peers' kernels a checkout has asked, see Config.FreshFor
 	Pinged       int64         // calls of Ping so far
 	Resets       int64         // calls of Reset, and role changes
 
@@ -51,6 +53,7 @@ type Reason uint8
 // The reasons.
 const (
 	ReasonDead     Reason = iota // the kernel said so: FIN, RST, keep-alive or user timeout
+	ReasonSilent                 // its peer was silent, and the guard ended it, or it gave its slot up to a caller
 	ReasonFailed                 // the holder reported an error, or panicked
 	ReasonPing                   // Ping failed
 	ReasonUnread                 // bytes nobody asked for were waiting
@@ -62,12 +65,14 @@ const (
 	reasonCount
 )
 
-var _ = [1]struct{}{}[reasonCount-9] // the names below cover all
+var _ = [1]struct{}{}[reasonCount-10] // the names below cover all
 
 func (r Reason) String() string {
 	switch r {
 	case ReasonDead:
 		return "dead"
+	case ReasonSilent:
+		return "silent"
 	case ReasonFailed:
 		return "failed"
 	case ReasonPing:
@@ -103,9 +108,10 @@ func (p *Pool[T]) statLocked() Stat {
 	s.MaxConns = p.cfg.MaxConns
 	s.Total = p.total
 	s.Idle = p.idle.len
+	s.Suspect = p.suspects.len
 	s.Opening = p.opening
 	s.Closing = p.closing
-	s.InUse = p.total - p.idle.len - p.opening - p.closing
+	s.InUse = p.total - p.idle.len - p.suspects.len - p.opening - p.closing
 	s.Waiting = p.waiters.len
 	s.OpenFailures = p.fails
 	if p.opening > 0 {

@@ -30,6 +30,11 @@ type Trace struct {
 	// PingDone is called after Ping.
 	PingDone func(context.Context, PingDone)
 
+	// ConnState is called when the guard changes its mind about a connection:
+	// Alive, Quiet, Suspect, SlowReader, Dead. It is called on the guard's own
+	// goroutine, which must not wait for anything.
+	ConnState func(health.StateChange)
+
 	// ConnClosed is called when a connection was taken out of the pool and
 	// its close has ended, or it was hijacked.
 	ConnClosed func(ConnClosed)
@@ -98,6 +103,7 @@ func Join(traces ...*Trace) *Trace {
 		j.OpenStart = chain(j.OpenStart, t.OpenStart)
 		j.OpenDone = both2(j.OpenDone, t.OpenDone)
 		j.PingDone = both2(j.PingDone, t.PingDone)
+		j.ConnState = both(j.ConnState, t.ConnState)
 		j.ConnClosed = both(j.ConnClosed, t.ConnClosed)
 		j.ConnLeaked = both(j.ConnLeaked, t.ConnLeaked)
 		j.Reset = both(j.Reset, t.Reset)

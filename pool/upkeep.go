@@ -16,7 +16,7 @@ func (p *Pool[T]) keepUpLocked() {
 	if p.closed || p.total == 0 && p.waiters.len == 0 {
 		return
 	}
-	hurry := p.waiters.len > 0 && len(p.all) == 0
+	hurry := p.waiters.len > 0 && p.usableLocked() == 0
 	if p.upkeep != nil {
 		if !hurry || p.hurried {
 			return
@@ -70,12 +70,12 @@ func (p *Pool[T]) doUpkeep(id int) {
 		if i >= len(p.all) { // others took some out while the lock was free
 			continue
 		}
-		if e := p.all[i]; e.state == idle {
-			if e.unproven && !e.useless(now) {
+		if e := p.all[i]; e.state == idle || e.state == suspect {
+			if e.state == idle && e.unproven && !e.useless(now) {
 				p.provenLocked(e)
 			}
 			if why, over := p.overLocked(e, now); over {
-				p.idle.remove(e)
+				p.unlistLocked(e)
 				p.retireLocked(e, why, nil)
 				out = append(out, e)
 			}

@@ -1,0 +1,111 @@
+package health
+
+import (
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/holdfast-go/holdfast/internal/sockopt"
+)
+
+// condemn has the kernel end a suspect whose time is over, so that its owner
+// reads what the kernel says of silence: ETIMEDOUT. It does so at its next tick
+// if nothing is in flight and the last probe has gone unanswered.
+func (l *loop) condemn(t *trial, w *Watch, now int64) {
+	if t.busy || l.info.Probes == 0 || l.kernel.shield(w, time.Millisecond) != nil || l.kernel.ask(w) != nil {
+		l.sever(t, w, now, false)
+		return
+	}
+	l.accept(t, now, false)
+	t.condemned = true
+	t.due = now + int64(minPatience/4)
+}
+
+// accept makes silence the cause of death of a trial's connection.
+func (l *loop) accept(t *trial, now int64, fresh bool) {
+	var remote net.Addr = net.TCPAddrFromAddrPort(t.group.addr)
+	cause := &SilenceError{Remote: remote, Silent: t.silence(now), Unanswered: t.unanswered, Fresh: fresh}
+	l.id = t.id
+	l.watches = l.guard.watches(l.find, l.watches[:0])
+	for _, w := range l.watches {
+		w.die(cause)
+	}
+	clear(l.watches)
+}
+
+// sever ends a suspect, unless it is heard in the last moment.
+func (l *loop) sever(t *trial, w *Watch, now int64, fresh bool) {
+	done, err := l.kernel.sever(w, func(info *sockopt.Info) bool {
+		heard := l.clock()-int64(info.SincePeerHeard()) > t.base+int64(tick)
+		if heard && !t.condemned || info.State == sockopt.StateClose {
+			return false
+		}
+		l.accept(t, now, fresh) // before, so that whoever reads the reset finds the reason
+		return true
+	})
+	if !done && err == nil {
+		t.due = now
+		return
+	}
+	if err != nil {
+		if conn := l.guard.conn(t.id); conn != nil {
+			_ = closeHard(conn)
+		}
+	}
+	l.id = t.id
+	watches := l.guard.watches(l.find, nil)
+	l.bury(t.id, watches, w.Cause())
+}
+
+// Sever ends c, which is watched, for a reason that [Guard.Cause] tells from
+// then on, and every Watch of it. On Linux its owner's reads and writes return
+// ECONNRESET, also those that wait already, and the descriptor remains the
+// owner's to close; elsewhere they return [net.ErrClosed]. Nothing that was
+// unsent or unread remains, and the peer, if it is there, reads a reset. A nil
+// cause is an error, as is a connection that isn't watched or has been closed;
+// one that is dead already stays so, and keeps its cause.
+func (g *Guard) Sever(c net.Conn, cause error) error {
+	if cause == nil {
+		return fmt.Errorf("health: sever %v: the cause is nil; say why", c.RemoteAddr())
+	}
+	key, raw, _, err := target(c)
+	if err != nil {
+		return err
+	}
+	ws := g.watches(func(t *table) entryID { return t.find(key) }, nil)
+	if len(ws) == 0 {
+		return fmt.Errorf("health: sever %v: it isn't watched", c.RemoteAddr())
+	}
+	for _, w := range ws {
+		w.die(cause)
+	}
+	var opErr error
+	if err := raw.Control(func(fd uintptr) { opErr = sockopt.Disconnect(fd) }); err != nil {
+		return fmt.Errorf("health: sever %v: %w", c.RemoteAddr(), err)
+	}
+	if opErr != nil {
+		opErr = closeHard(key.conn())
+	}
+	for _, w := range ws {
+		w.notify()
+	}
+	return opErr
+}
+
+// putBack is called when the loop ends: connections go on under the kernel's
+// options alone. Where the kernel would take what was asked in vain as its own
+// and end a connection at once, it is given until the shield's end.
+func (l *loop) putBack() {
+	for _, t := range l.byID {
+		w := l.guard.watchOf(t.id)
+		if w != nil && t.asking && l.kernel.info(w, &l.info) == nil {
+			harmless := l.info.Probes == 0 || t.timers.UserTimeout > 0 && l.info.SincePeerHeard()+minDetectWithin < t.timers.UserTimeout
+			if harmless || inFlight(&l.info) {
+				_ = l.kernel.restore(w, &t.timers)
+			} else {
+				l.shield(t, w, t.far(l.clock()))
+			}
+		}
+		l.answer(t, Unwatched)
+	}
+}

@@ -1,0 +1,417 @@
+package health
+
+import (
+	"container/heap"
+	"time"
+
+	"github.com/holdfast-go/holdfast/internal/sockopt"
+)
+
+const (
+	// askEvery is more than the 500 ms within which a Linux peer answers one
+	// probe only (net.ipv4.tcp_invalid_ratelimit).
+	askEvery = 600 * time.Millisecond
+
+	spreadAfter = 2 // unanswered: the siblings are asked
+	silentAfter = 3 // unanswered: a new connection is tried
+
+	// Unanswered in all, and of them after a new connection worked, which end a
+	// suspect: if another one is as silent, and if none is.
+	lostTogether, lostTogetherFresh = 4, 1
+	lostAlone, lostAloneFresh       = 5, 2
+
+	// slack is what the last question before the end of DetectWithin, and its
+	// answer, may take.
+	slack = 750 * time.Millisecond
+
+	// Kernels send no more than this without losing answers in their backlogs.
+	probesPerWindow = 200
+	probeWindow     = 5 * time.Millisecond
+
+	lookEvery = 150 * time.Millisecond // at a busy suspect
+)
+
+// trial is what the Guard does with a connection that is asked, or silent. Times
+// are on the Guard's clock.
+type trial struct {
+	id        entryID
+	group     *group
+	policy    *Policy
+	questions []question // of callers of Check
+
+	base  int64 // when the peer was last heard
+	since int64 // since when it has owed an answer, at the earliest
+	asked int64 // when it was last asked; in the future if the kernel waits
+	due   int64 // of the next step
+	index int   // in the heap
+
+	patience   time.Duration
+	unanswered int
+	fresh      int // of them, put after the group's last new connection worked
+	repeats    int // of what is in flight, when last looked at
+	steps      int // since asked
+	segsOut    uint32
+
+	waiting   bool // for an answer whose time isn't over
+	busy      bool // what is in flight asks; we don't
+	accused   bool // a Suspect for a sibling's sake
+	spread    bool
+	counted   bool // in group.silent
+	saved     bool // timers are the connection's own
+	asking    bool // and have been changed
+	condemned bool
+	timers    sockopt.Timers
+	shieldFor time.Duration // the user timeout that shields it; 0: none
+}
+
+// silence is how long the peer hasn't been heard.
+func (t *trial) silence(now int64) time.Duration { return time.Duration(now - t.base) }
+
+// begin opens a trial of a connection, whose Info is in l.info.
+func (l *loop) begin(it *item, since int64) *trial {
+	var t *trial
+	if n := len(l.free); n > 0 {
+		t, l.free = l.free[n-1], l.free[:n-1]
+		*t = trial{questions: t.questions[:0]}
+	} else {
+		t = &trial{}
+	}
+	now := l.clock()
+	t.id, t.group, t.policy = it.id, it.group, it.policy
+	t.base = now - int64(l.info.SincePeerHeard())
+	t.since = max(since, t.base)
+	t.patience = patience(&l.info)
+	t.due = now
+	if !inFlight(&l.info) && l.info.Probes > 0 { // the kernel was first
+		t.asked, t.waiting, t.segsOut = now, true, l.info.SegsOut-1
+		t.steps = patientSteps
+	}
+	t.group.trials++
+	l.byID[t.id] = t
+	heap.Push(&l.due, t)
+	return t
+}
+
+// end closes a trial.
+func (l *loop) end(t *trial) {
+	heap.Remove(&l.due, t.index)
+	delete(l.byID, t.id)
+	t.group.trials--
+	if t.counted {
+		t.group.silent--
+	}
+	clear(t.questions)
+	l.free = append(l.free, t)
+}
+
+// tryAll takes the steps that are due.
+func (l *loop) tryAll() {
+	for len(l.due) > 0 {
+		now := l.clock()
+		t := l.due[0]
+		if t.due > now {
+			return
+		}
+		w := l.guard.watchOf(t.id)
+		if w == nil { // dropped
+			l.answer(t, Unwatched)
+			l.end(t)
+			continue
+		}
+		if err := l.kernel.info(w, &l.info); err != nil { // closed by its owner
+			l.answer(t, Unwatched)
+			l.end(t)
+			continue
+		}
+		l.step(t, l.clock()) // after the question, lest a pause in between make an answer look older
+	}
+}
+
+// step takes a trial's next step. The connection's Info is in l.info.
+func (l *loop) step(t *trial, now int64) {
+	w := l.guard.watchOf(t.id)
+	info := &l.info
+	if w == nil || info.State == sockopt.StateClose {
+		l.closed(t, w, now)
+		return
+	}
+	if now-int64(info.SincePeerHeard()) > t.base+int64(tick) {
+		l.answered(t, w, now)
+		return
+	}
+	if t.condemned {
+		l.sever(t, w, now, false)
+		return
+	}
+	before := t.unanswered
+	t.due = never
+	if inFlight(info) {
+		l.stepBusy(t, now)
+	} else {
+		l.stepIdle(t, w, now)
+	}
+	if t.unanswered != before || t.accused {
+		l.suspect(t, w, now)
+	}
+	l.weigh(t, w, now)
+	if l.byID[t.id] == t {
+		t.due = max(t.due, now+int64(time.Millisecond))
+		heap.Fix(&l.due, t.index)
+	}
+}
+
+// stepBusy counts what the kernel has repeated in vain. A question that we have
+// put is void: the kernel doesn't ask while something is in flight.
+func (l *loop) stepBusy(t *trial, now int64) {
+	n := repeated(&l.info)
+	if !t.busy {
+		t.busy, t.waiting, t.repeats = true, false, 0
+	} else if n > t.repeats && t.asked > t.group.freshAt {
+		t.fresh += n - t.repeats
+	}
+	if n > t.repeats {
+		t.unanswered += n - t.repeats
+	}
+	t.repeats = n
+	t.asked = now // the last look
+	t.due = now + int64(lookEvery)
+}
+
+// stepIdle asks, and waits for the answer.
+func (l *loop) stepIdle(t *trial, w *Watch, now int64) {
+	t.busy = false
+	if t.waiting {
+		over := t.asked + int64(t.patience)
+		if now < over {
+			t.due = min(over, now+int64(t.pause()))
+			return
+		}
+		if l.info.SegsOut == t.segsOut && l.info.Probes == 0 && now < over+int64(time.Second) {
+			t.due = now + int64(tick) // a starved kernel hasn't sent it yet
+			return
+		}
+		t.waiting = false
+		t.unanswered++
+		if t.asked > t.group.freshAt {
+			t.fresh++
+		}
+	}
+	if next := t.asked + int64(l.spacing(t)); t.asked != 0 && now < next {
+		t.due = next
+		return
+	}
+	l.put(t, w, now)
+}
+
+// spacing is how far apart questions are: at first as the verdict needs it, and
+// in a long outage so that all suspects together don't flood the path.
+func (l *loop) spacing(t *trial) time.Duration {
+	if t.unanswered < lostAlone+lostAloneFresh {
+		return askEvery
+	}
+	return max(time.Second, time.Duration(t.group.trials)*probeWindow)
+}
+
+// patientSteps is where pause begins for those whom nobody waits for.
+const patientSteps = 9
+
+// pause is how long to wait before the next look for an answer: on a short path
+// it takes one of the kernel's ticks.
+func (t *trial) pause() time.Duration {
+	t.steps++
+	return time.Millisecond << min(t.steps/3, 5)
+}
+
+// put asks the peer, unless too many were asked just now.
+func (l *loop) put(t *trial, w *Watch, now int64) {
+	if now-l.window >= int64(probeWindow) {
+		l.window, l.probes = now, 0
+	}
+	if l.probes >= probesPerWindow {
+		t.due = l.window + int64(probeWindow)
+		return
+	}
+	if !t.saved {
+		if err := l.kernel.timers(w, &t.timers); err != nil {
+			t.due = now + int64(askEvery)
+			return
+		}
+		t.saved = true
+	}
+	// The kernel ends a connection whose user timeout is over at the second
+	// unanswered probe, which it may send itself before we look.
+	age := l.info.SincePeerHeard()
+	if ut := t.timers.UserTimeout; t.unanswered > 0 || t.patience > askable-tick || ut > 0 && ut < age+2*time.Second {
+		l.shield(t, w, t.far(now))
+	}
+	l.probes++
+	t.asking = true
+	if err := l.kernel.ask(w); err != nil {
+		t.due = now + int64(askEvery)
+		return
+	}
+	t.asked = now
+	if age < askable {
+		t.asked += int64(askable - age)
+	}
+	t.waiting, t.segsOut = true, l.info.SegsOut
+	t.steps = patientSteps
+	if len(t.questions) > 0 || t.accused {
+		t.steps = 0
+	}
+	t.due = t.asked + int64(t.pause())
+}
+
+// far is a user timeout that the kernel doesn't reach before the Guard has had
+// its say, and reaches if the Guard never says anything any more.
+func (t *trial) far(now int64) time.Duration {
+	return (t.silence(now) + 3*t.policy.cfg.DetectWithin).Truncate(time.Millisecond)
+}
+
+// shield keeps the kernel from ending the connection before d has passed.
+func (l *loop) shield(t *trial, w *Watch, d time.Duration) {
+	if t.shieldFor != 0 && t.busy == (t.shieldFor == t.policy.cfg.DetectWithin) {
+		return
+	}
+	if !t.saved {
+		if l.kernel.timers(w, &t.timers) != nil {
+			return
+		}
+		t.saved = true
+	}
+	t.asking = true
+	if l.kernel.shield(w, d) == nil {
+		t.shieldFor, t.timers.Shielded = d, d
+	}
+}
+
+// suspect is called when a question has gone unanswered.
+func (l *loop) suspect(t *trial, w *Watch, now int64) {
+	w.unanswered.Store(uint32(t.unanswered))
+	g := t.group
+	g.heardAt = max(g.heardAt, t.base)
+	if t.unanswered > 0 {
+		switch {
+		case !t.busy:
+			l.shield(t, w, t.far(now))
+		case l.info.Unacked > 0 && (t.shieldFor != 0 || l.unlimited(t, w)):
+			l.shield(t, w, t.policy.cfg.DetectWithin)
+		}
+	}
+	if t.unanswered >= silentAfter && !t.counted {
+		t.counted = true
+		g.silent++
+	}
+	l.become(t.id, w, Suspect)
+	l.answer(t, Suspect)
+	if t.unanswered >= spreadAfter && !t.spread {
+		t.spread = true
+		l.askSiblings(g, t.since, false)
+	}
+}
+
+// unlimited reports whether the connection has no user timeout of its own: then
+// the kernel counts its repetitions, which are over soon if they are frequent.
+func (l *loop) unlimited(t *trial, w *Watch) bool {
+	if !t.saved {
+		if l.kernel.timers(w, &t.timers) != nil {
+			return false
+		}
+		t.saved = true
+	}
+	return t.timers.UserTimeout == 0
+}
+
+// weigh ends a suspect if there is enough against it, and otherwise sees to it
+// that there will be.
+func (l *loop) weigh(t *trial, w *Watch, now int64) {
+	g := t.group
+	together := g.silent > 1 && g.answeredAt < t.since
+	switch {
+	case t.unanswered >= lostAlone && t.fresh >= lostAloneFresh,
+		together && t.unanswered >= lostTogether && t.fresh >= lostTogetherFresh && !t.busy: // what was just repeated has had no time
+		l.sever(t, w, now, true)
+		return
+	case t.unanswered >= silentAfter && g.freshAt <= t.since:
+		l.sendCanary(g, t.policy, t.patience, now)
+	}
+	if t.unanswered == 0 {
+		return
+	}
+	if end := t.deadline(); now < end {
+		t.due = min(t.due, end)
+	} else {
+		l.condemn(t, w, now)
+	}
+}
+
+// deadline is when DetectWithin is over: since anybody at the address was heard,
+// but no later than counted from the first unanswered question.
+func (t *trial) deadline() int64 {
+	return min(max(t.base, t.group.heardAt), t.since) + int64(t.policy.cfg.DetectWithin+slack)
+}
+
+// answered closes the trial of a connection whose peer was heard.
+func (l *loop) answered(t *trial, w *Watch, now int64) {
+	if t.asking {
+		_ = l.kernel.restore(w, &t.timers) // fails if its owner has closed it
+	}
+	if t.unanswered > 0 {
+		t.group.answeredAt = now
+	}
+	unsure := t.group.trials > 1 && t.unanswered >= silentAfter
+	g := t.group
+	w.unanswered.Store(0)
+	l.answer(t, Alive)
+	l.end(t)
+	l.become(t.id, w, Alive)
+	if unsure {
+		l.hasten(g, now) // an outage is over, perhaps
+	}
+}
+
+// hasten has the suspects of a group asked as soon as they would answer.
+func (l *loop) hasten(g *group, now int64) {
+	for _, t := range l.byID {
+		if t.group == g && !t.waiting && !t.busy {
+			t.due = min(t.due, max(now, t.asked+int64(askEvery)))
+			heap.Fix(&l.due, t.index)
+		}
+	}
+}
+
+// closed closes the trial of a connection that has ended.
+func (l *loop) closed(t *trial, w *Watch, now int64) {
+	if w == nil {
+		l.answer(t, Unwatched)
+		l.end(t)
+		return
+	}
+	l.deliver(t.id, sockopt.HangUp|sockopt.ReadClosed|sockopt.Failed)
+	if l.byID[t.id] == t { // deliver has found nothing to do
+		l.answer(t, w.State())
+		l.end(t)
+	}
+}
+
+// trialHeap is ordered by when trials are due.
+type trialHeap []*trial
+
+func (h trialHeap) Len() int           { return len(h) }
+func (h trialHeap) Less(i, j int) bool { return h[i].due < h[j].due }
+func (h trialHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+func (h *trialHeap) Push(x any) {
+	t := x.(*trial)
+	t.index = len(*h)
+	*h = append(*h, t)
+}
+func (h *trialHeap) Pop() any {
+	old := *h
+	t := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return t
+}
