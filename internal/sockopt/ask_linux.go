@@ -48,8 +48,11 @@ func ReadTimers(fd uintptr, t *Timers) error {
 // Ask makes the kernel send one keep-alive probe: at once, within a tick, if
 // nothing was received for a second or more, and otherwise when that second is
 // over. The peer's kernel answers it; no byte of the application's moves, and
-// what lies above TCP sees nothing. [TCPInfo] tells when it was answered: SegsOut
-// moved, Probes is 0 again and SincePeerHeard is less than the time since Ask.
+// what lies above TCP sees nothing. [TCPInfo] tells that it was answered: the
+// state is still the same, SincePeerHeard is less than the time since Ask, Probes
+// is 0, and SegsOut has moved, as it also does when a probe of the peer's is
+// answered. Where DataSegsIn has moved, data came in, which says nothing about
+// the way out.
 //
 // It switches SO_KEEPALIVE on and sets TCP_KEEPIDLE to 1 s: if keep-alive is on
 // already, a new idle time starts the kernel's timer anew with what remains of it
@@ -112,7 +115,14 @@ func Shield(fd uintptr, backstop time.Duration) error {
 // restored user timeout kills the connection with ETIMEDOUT; without a user
 // timeout as many unanswered probes as the restored count do. Before that time
 // it sends one more probe. So restore when the peer was heard, or when the
-// connection's time is up.
+// connection's time is up. With data in flight nothing happens before the next
+// retransmission is due. With a closed window the restored user timeout counts
+// from the window's first probe (tcp_probe_timer): it kills at the next one,
+// though the peer answers them.
+//
+// Where both a reader and a writer may be pending, [Disconnect] is the better
+// end: the kernel tells only one of the two, and the other may be the reader,
+// who then reads io.EOF.
 //
 // It tries all of them and returns the first error. Restore allocates nothing.
 func Restore(fd uintptr, t *Timers) error {

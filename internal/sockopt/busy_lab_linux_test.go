@@ -70,6 +70,7 @@ func TestABoundedRetransmissionTimeOut(t *testing.T) {
 	tests := map[string]func(*testing.T){
 		"brings a connection back a second after an outage": testRTOMaxBack,
 		"makes a live peer with a closed window heard":      testZeroWindow,
+		"lets a restored user timeout kill that peer soon":  testZeroWindowVerdict,
 	}
 	if !testing.Short() {
 		tests["kills after 15 retransmissions, without a user timeout"] = testRTOMaxKills
@@ -173,4 +174,24 @@ func testZeroWindow(t *testing.T) {
 		t.Logf("gone for %v: %d probes unanswered, heard %v ago", time.Since(dropped), i.Probes, i.LastAckRecv)
 	}
 	assert.Less(t, time.Since(dropped), 5*time.Second)
+}
+
+// The user timeout counts from the first probe, not from the last answer.
+func testZeroWindowVerdict(t *testing.T) {
+	lab := netlab.New(t)
+	lab.Server.ListenDeaf(t, labPort)
+	c := labDial(t, lab, lab.Server.Addr(labPort))
+	boundRTO(t, c)
+	saved := setTimers(t, c, KeepAlive{true, 2 * time.Second, 2 * time.Second, 3}, 3*time.Second)
+	shield(t, c, &saved)
+	fill(t, c)
+	blocked, begin := reading(c), time.Now()
+	until(t, 10*time.Second, "more than the user timeout", func() bool { return time.Since(begin) > 4500*time.Millisecond })
+	heard := info(t, c).LastAckRecv
+	assert.Less(t, heard, 1600*time.Millisecond)
+	begin = time.Now()
+	restore(t, c, saved)
+	o := await(t, blocked)
+	t.Logf("heard %v before; dead %v after Restore", heard, o.at.Sub(begin))
+	assert.ErrorIs(t, o.err, syscall.ETIMEDOUT)
 }

@@ -1,6 +1,7 @@
 package sockopt
 
 import (
+	"errors"
 	"io"
 	"net"
 	"syscall"
@@ -160,24 +161,92 @@ func testDisconnectUnread(t *testing.T) {
 }
 
 func testDisconnectBothBlocked(t *testing.T) {
+	got := bothBlocked(t, 0, func(w wire) { w.disconnect(t) })
+	t.Log(got)
+	for errs := range got {
+		switch errs {
+		case [2]error{syscall.ECONNRESET, syscall.EPIPE}, [2]error{syscall.ENOTCONN, syscall.ECONNRESET}:
+		default:
+			assert.Fail(t, "unexpected errors", "reader: %v, writer: %v", errs[0], errs[1])
+		}
+	}
+}
+
+// bothBlocked counts what a reader and a writer that are blocked in the same
+// connection see when end is called, or the user timeout ends it.
+func bothBlocked(t *testing.T, timeout time.Duration, end func(w wire)) map[[2]error]int {
+	t.Helper()
 	lab := netlab.New(t)
 	ln := lab.Server.ListenBuffer(t, labPort, 4096)
-	c := labDial(t, lab, lab.Server.Addr(labPort))
-	w := wire{lab, c, labAccept(t, ln)}
-	fill(t, c)
-	read, written := reading(c), make(chan outcome, 1)
-	go func() {
-		n, err := c.Write(make([]byte, 1<<20))
-		written <- outcome{n, err, time.Now()}
-	}()
-	w.disconnect(t)
-	r, wr := await(t, read).err, await(t, written).err
-	t.Logf("reader: %v, writer: %v", r, wr)
-	for err, other := range map[error]syscall.Errno{r: syscall.ENOTCONN, wr: syscall.EPIPE} {
-		assert.Condition(t, func() bool {
-			var errno syscall.Errno
-			return assert.ErrorAs(t, err, &errno) && (errno == syscall.ECONNRESET || errno == other)
-		}, "%v", err)
+	type ends struct{ read, written <-chan outcome }
+	var all []ends
+	for range 10 {
+		c := labDial(t, lab, lab.Server.Addr(labPort))
+		w := wire{lab, c, labAccept(t, ln)}
+		on(t, c, func(fd uintptr) {
+			require.NoError(t, SetUserTimeout(fd, timeout))
+			require.NoError(t, SetWriteBuffer(fd, 4096))
+		})
+		written := make(chan outcome, 1)
+		go func() {
+			n, err := c.Write(make([]byte, 1<<20))
+			written <- outcome{n, err, time.Now()}
+		}()
+		all = append(all, ends{reading(c), written})
+		until(t, 5*time.Second, "a full buffer", func() bool {
+			i := info(t, c)
+			return i.NotSent > 0 && i.SndWnd < 1000
+		})
+		end(w)
+	}
+	counts := make(map[[2]error]int)
+	for _, e := range all {
+		counts[[2]error{cause(await(t, e.read).err), cause(await(t, e.written).err)}]++
+	}
+	return counts
+}
+
+// cause returns the errno in err, or err.
+func cause(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+// This is why a connection is better severed than left to its user timeout.
+func TestTheKernelsVerdictIsAnErrorToOneCallOnly(t *testing.T) {
+	together(t, map[string]func(*testing.T){
+		"reader and writer both blocked": func(t *testing.T) {
+			got := bothBlocked(t, time.Second, func(wire) {})
+			t.Log(got)
+			for errs := range got {
+				switch errs {
+				case [2]error{syscall.ETIMEDOUT, syscall.EPIPE}, [2]error{io.EOF, syscall.ETIMEDOUT}:
+				default:
+					assert.Fail(t, "unexpected errors", "reader: %v, writer: %v", errs[0], errs[1])
+				}
+			}
+		},
+		"reader after a writer":                         func(t *testing.T) { testDead(t, false, io.EOF) },
+		"reader after a writer, disconnected meanwhile": func(t *testing.T) { testDead(t, true, syscall.ENOTCONN) },
+	})
+}
+
+// testDead wants the error of a read after that of a write.
+func testDead(t *testing.T, disconnect bool, want error) {
+	w := wired(t)
+	setTimers(t, w.client, KeepAlive{true, time.Second, time.Second, 3}, 2*time.Second)
+	w.lab.Drop()
+	until(t, 10*time.Second, "the end", func() bool { return info(t, w.client).State == StateClose })
+	if disconnect {
+		w.disconnect(t)
+	}
+	_, err := w.client.Write([]byte{1})
+	assert.ErrorIs(t, err, syscall.ETIMEDOUT)
+	for range 2 {
+		assert.ErrorIs(t, await(t, reading(w.client)).err, want)
 	}
 }
 

@@ -170,8 +170,15 @@ func TCPInfo(fd uintptr, info *Info) error {
 }
 
 // Disconnect aborts the connection in the kernel and leaves the descriptor
-// open: its owner's reads and writes return ECONNRESET, in whatever state they
-// are. Unread data is lost and TCP_INFO is zeroed, so read it before.
+// open. Whatever state it is in, its owner's next or pending call returns
+// ECONNRESET; after that, and if a reader and a writer were both pending, reads
+// return ENOTCONN and writes EPIPE. No read returns io.EOF, unless the peer's FIN
+// was read before. Unread data is lost and TCP_INFO is zeroed, so read it before.
+//
+// The kernel's own verdict, a time-out or a received reset, is an error to one
+// call, and io.EOF to every read after it. On a connection that died so,
+// Disconnect keeps an error that nobody has been told yet, and makes later reads
+// return ENOTCONN.
 func Disconnect(fd uintptr) error {
 	var unspec [16]byte // AF_UNSPEC is 0
 	for {
