@@ -1,7 +1,7 @@
 package health
 
 import (
-	"syscall"
+	"io"
 	"time"
 
 	"github.com/holdfast-go/holdfast/internal/sockopt"
@@ -154,7 +154,7 @@ func (l *loop) bury(id entryID, watches []*Watch, cause error) {
 		change.From, change.Cause = State(w.known.Load()), w.Cause()
 		_, change.Severed = change.Cause.(*SilenceError)
 		path = path || Classify(change.Cause) == Path
-		reset = reset || change.Cause == syscall.ECONNRESET
+		reset = reset || change.Cause != io.EOF
 		if w.notify() {
 			l.report(w, change)
 		}

@@ -67,6 +67,12 @@ type trial struct {
 // silence is how long the peer hasn't been heard.
 func (t *trial) silence(now int64) time.Duration { return time.Duration(now - t.base) }
 
+// afterFresh reports whether the last question was put after a new connection
+// worked, in the time of this trial.
+func (t *trial) afterFresh() bool {
+	return t.group.freshAt >= t.since && t.asked > t.group.freshAt
+}
+
 // begin opens a trial of a connection, whose Info is in l.info.
 func (l *loop) begin(it *item, since int64) *trial {
 	var t *trial
@@ -166,7 +172,7 @@ func (l *loop) stepBusy(t *trial, now int64) {
 	n := repeated(&l.info)
 	if !t.busy {
 		t.busy, t.waiting, t.repeats = true, false, 0
-	} else if n > t.repeats && t.asked > t.group.freshAt {
+	} else if n > t.repeats && t.afterFresh() {
 		t.fresh += n - t.repeats
 	}
 	if n > t.repeats {
@@ -192,7 +198,7 @@ func (l *loop) stepIdle(t *trial, w *Watch, now int64) {
 		}
 		t.waiting = false
 		t.unanswered++
-		if t.asked > t.group.freshAt {
+		if t.afterFresh() {
 			t.fresh++
 		}
 	}
@@ -332,7 +338,7 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 		together && t.unanswered >= lostTogether && t.fresh >= lostTogetherFresh && !t.busy: // what was just repeated has had no time
 		l.sever(t, w, now, true)
 		return
-	case t.unanswered >= silentAfter && g.freshAt <= t.since:
+	case t.unanswered >= silentAfter && g.freshAt < t.since:
 		l.sendCanary(g, t.policy, t.patience, now)
 	}
 	if t.unanswered == 0 {

@@ -1,0 +1,189 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-go/holdfast/internal/netlab"
+	"github.com/holdfast-go/holdfast/internal/sockopt"
+)
+
+// site is a lab with an echo server, and a Guard whose canaries stay in it.
+type site struct {
+	*netlab.Lab
+	guard  *Guard
+	policy *Policy
+	addr   string
+
+	mu      sync.Mutex
+	changes []StateChange
+}
+
+const detectWithin = 5 * time.Second
+
+func newSite(t *testing.T, nat bool, cfg PolicyConfig) *site {
+	t.Helper()
+	s := &site{Lab: netlab.NewWith(t, netlab.Config{NAT: nat})}
+	s.guard = newGuard(t, GuardConfig{Dial: s.Client.Dialer(nil)})
+	if cfg.DetectWithin == 0 {
+		cfg.DetectWithin = detectWithin
+	}
+	cfg.StateChanged = func(c StateChange) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.changes = append(s.changes, c)
+	}
+	var err error
+	s.policy, err = NewPolicy(cfg)
+	require.NoError(t, err)
+	ln := s.Server.Listen(t, 6379)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); _, _ = io.Copy(c, c) }()
+		}
+	}()
+	s.addr = s.Server.Addr(6379)
+	return s
+}
+
+// dial opens a connection with the options of package dial for detectWithin.
+func (s *site) dial(t *testing.T) *net.TCPConn {
+	t.Helper()
+	c, err := s.Client.Dial(timeout(t, within), nil, s.addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	require.NoError(t, sockopt.Control(c, func(fd uintptr) error {
+		return errors.Join(
+			sockopt.SetKeepAlive(fd, sockopt.KeepAlive{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}),
+			sockopt.SetUserTimeout(fd, detectWithin),
+			sockopt.SetRTOMax(fd, time.Second),
+		)
+	}))
+	_, err = s.guard.Watch(c, s.policy, nil)
+	require.NoError(t, err)
+	echo(t, c)
+	return c.(*net.TCPConn)
+}
+
+func echo(t *testing.T, c net.Conn) {
+	t.Helper()
+	require.NoError(t, c.SetDeadline(time.Now().Add(within)))
+	_, err := c.Write([]byte("x"))
+	require.NoError(t, err)
+	_, err = io.ReadFull(c, make([]byte, 1))
+	require.NoError(t, err)
+	require.NoError(t, c.SetDeadline(time.Time{}))
+}
+
+// read returns what a waiting Read ends with, and when.
+func read(c net.Conn) <-chan error {
+	ch := make(chan error, 1)
+	go func() {
+		_, err := c.Read(make([]byte, 1))
+		ch <- err
+	}()
+	return ch
+}
+
+func (s *site) log(t *testing.T, began time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.changes {
+		t.Logf("%v %v → %v silent %v unanswered %d severed %v %v", c.Local, c.From, c.To, c.Silent, c.Unanswered, c.Severed, c.Cause)
+	}
+}
+
+func TestAnOutageEndsAConnectionWhenDetectWithinIsOver(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, false, PolicyConfig{})
+	c := s.dial(t)
+	ended := read(c)
+	began := time.Now()
+	s.Drop()
+	err := receive(t, ended, "the read ends")
+	took := time.Since(began)
+	s.log(t, began)
+	t.Logf("after %v: %v; cause %v", took, err, s.guard.Cause(c))
+	assert.ErrorIs(t, err, syscall.ETIMEDOUT)
+	assert.Greater(t, took, detectWithin-time.Second)
+	assert.Less(t, took, detectWithin+time.Second)
+	var silence *SilenceError
+	require.ErrorAs(t, s.guard.Cause(c), &silence)
+	assert.False(t, silence.Fresh)
+	assert.Equal(t, Path, Classify(s.guard.Cause(c)))
+}
+
+func TestALostFlowIsSevered(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, true, PolicyConfig{})
+	c := s.dial(t)
+	ended := read(c)
+	began := time.Now()
+	s.ForgetNAT()
+	err := receive(t, ended, "the read ends")
+	took := time.Since(began)
+	s.log(t, began)
+	t.Logf("after %v: %v; cause %v", took, err, s.guard.Cause(c))
+	assert.ErrorIs(t, err, syscall.ECONNRESET)
+	assert.Less(t, took, 5500*time.Millisecond)
+	var silence *SilenceError
+	require.ErrorAs(t, s.guard.Cause(c), &silence)
+	assert.True(t, silence.Fresh)
+}
+
+func TestAnOutageOfThreeSecondsEndsNoConnection(t *testing.T) {
+	t.Parallel()
+	for phase := range 8 {
+		t.Run(time.Duration(phase*250*int(time.Millisecond)).String(), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, false, PolicyConfig{})
+			var conns []net.Conn
+			for range 5 {
+				conns = append(conns, s.dial(t))
+			}
+			time.Sleep(time.Duration(phase) * 250 * time.Millisecond)
+			began := time.Now()
+			s.Drop()
+			time.Sleep(3 * time.Second)
+			s.Heal()
+			time.Sleep(2 * time.Second)
+			s.log(t, began)
+			for _, c := range conns {
+				echo(t, c)
+			}
+		})
+	}
+}
+
+func TestCheckAsks(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, false, PolicyConfig{AskedBeforeUse: true, FreshFor: -1})
+	c := s.dial(t)
+	time.Sleep(1200 * time.Millisecond)
+	for range 5 {
+		began := time.Now()
+		states, err := s.guard.Check(context.Background(), c)
+		require.NoError(t, err)
+		t.Log(states, time.Since(began))
+		time.Sleep(1100 * time.Millisecond)
+	}
+	s.Drop()
+	began := time.Now()
+	states, err := s.guard.Check(context.Background(), c)
+	require.NoError(t, err)
+	t.Log(states, time.Since(began))
+	s.Heal()
+}
