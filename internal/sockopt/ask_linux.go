@@ -83,7 +83,8 @@ func Ask(fd uintptr) error {
 // retransmissions until nothing was received for backstop: it sets
 // TCP_USER_TIMEOUT to backstop, TCP_KEEPCNT to 127, in case that the user timeout
 // is taken back, and TCP_KEEPINTVL to 1 s. While Ask's idle time is in place the
-// kernel therefore repeats unanswered probes every second.
+// kernel therefore repeats unanswered probes every second. Their count, 8 bits
+// wide, is 0 again after 256 of them; SincePeerHeard isn't.
 //
 // backstop must be positive, since 0 means the kernel's own limit. Whoever wants
 // [Restore] to undo it notes backstop in Timers.Shielded. Shield allocates

@@ -173,7 +173,8 @@ func TCPInfo(fd uintptr, info *Info) error {
 // open. Whatever state it is in, its owner's next or pending call returns
 // ECONNRESET; after that, and if a reader and a writer were both pending, reads
 // return ENOTCONN and writes EPIPE. No read returns io.EOF, unless the peer's FIN
-// was read before. Unread data is lost and TCP_INFO is zeroed, so read it before.
+// was read before. Multipath TCP has no ECONNRESET: reads return ENOTCONN at once.
+// Unread data is lost and TCP_INFO is zeroed, so read it before.
 //
 // The kernel's own verdict, a time-out or a received reset, is an error to one
 // call, and io.EOF to every read after it. On a connection that died so,
