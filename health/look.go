@@ -23,12 +23,13 @@ func patience(info *sockopt.Info) time.Duration {
 func inFlight(info *sockopt.Info) bool { return info.Unacked > 0 || info.NotSent > 0 }
 
 // repeated is how often in a row the kernel has repeated in vain what is in
-// flight, or its question whether the window has opened.
+// flight, or its question whether the window has opened: the second of those
+// comes so soon after the first that a peer with Linux doesn't answer it.
 func repeated(info *sockopt.Info) int {
 	if info.Unacked > 0 {
 		return int(info.Retransmits)
 	}
-	return int(info.Probes)
+	return max(0, int(info.Probes)-1)
 }
 
 // windowClosed reports whether there is data to send that the peer has no room

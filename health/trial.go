@@ -61,7 +61,6 @@ type trial struct {
 	asking    bool // and have been changed
 	condemned bool
 	timers    sockopt.Timers
-	shieldFor time.Duration // the user timeout that shields it; 0: none
 }
 
 // silence is how long the peer hasn't been heard.
@@ -237,12 +236,9 @@ func (l *loop) put(t *trial, w *Watch, now int64) {
 		t.due = l.window + int64(probeWindow)
 		return
 	}
-	if !t.saved {
-		if err := l.kernel.timers(w, &t.timers); err != nil {
-			t.due = now + int64(askEvery)
-			return
-		}
-		t.saved = true
+	if !l.save(t, w) {
+		t.due = now + int64(askEvery)
+		return
 	}
 	// The kernel ends a connection whose user timeout is over at the second
 	// unanswered probe, which it may send itself before we look.
@@ -276,19 +272,19 @@ func (t *trial) far(now int64) time.Duration {
 
 // shield keeps the kernel from ending the connection before d has passed.
 func (l *loop) shield(t *trial, w *Watch, d time.Duration) {
-	if t.shieldFor != 0 && t.busy == (t.shieldFor == t.policy.cfg.DetectWithin) {
+	if t.timers.Shielded != 0 || !l.save(t, w) {
 		return
-	}
-	if !t.saved {
-		if l.kernel.timers(w, &t.timers) != nil {
-			return
-		}
-		t.saved = true
 	}
 	t.asking = true
 	if l.kernel.shield(w, d) == nil {
-		t.shieldFor, t.timers.Shielded = d, d
+		t.timers.Shielded = d
 	}
+}
+
+// save reads the connection's own options, once.
+func (l *loop) save(t *trial, w *Watch) bool {
+	t.saved = t.saved || l.kernel.timers(w, &t.timers) == nil
+	return t.saved
 }
 
 // suspect is called when a question has gone unanswered.
@@ -296,13 +292,10 @@ func (l *loop) suspect(t *trial, w *Watch, now int64) {
 	w.unanswered.Store(uint32(t.unanswered))
 	g := t.group
 	g.heardAt = max(g.heardAt, t.base)
-	if t.unanswered > 0 {
-		switch {
-		case !t.busy:
-			l.shield(t, w, t.far(now))
-		case l.info.Unacked > 0 && (t.shieldFor != 0 || l.unlimited(t, w)):
-			l.shield(t, w, t.policy.cfg.DetectWithin)
-		}
+	// Without a user timeout the kernel counts its repetitions, which are over
+	// soon if they are frequent.
+	if t.unanswered > 0 && (!t.busy || l.info.Unacked > 0 && l.save(t, w) && t.timers.UserTimeout == 0) {
+		l.shield(t, w, t.far(now))
 	}
 	if t.unanswered >= silentAfter && !t.counted {
 		t.counted = true
@@ -314,18 +307,6 @@ func (l *loop) suspect(t *trial, w *Watch, now int64) {
 		t.spread = true
 		l.askSiblings(g, t.since, false)
 	}
-}
-
-// unlimited reports whether the connection has no user timeout of its own: then
-// the kernel counts its repetitions, which are over soon if they are frequent.
-func (l *loop) unlimited(t *trial, w *Watch) bool {
-	if !t.saved {
-		if l.kernel.timers(w, &t.timers) != nil {
-			return false
-		}
-		t.saved = true
-	}
-	return t.timers.UserTimeout == 0
 }
 
 // weigh ends a suspect if there is enough against it, and otherwise sees to it
@@ -341,7 +322,8 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 	case t.unanswered >= silentAfter && g.freshAt < t.since:
 		l.sendCanary(g, t.policy, t.patience, now)
 	}
-	if t.unanswered == 0 {
+	// A closed window is asked about so seldom that much time proves little.
+	if t.unanswered < spreadAfter || windowClosed(&l.info) && t.unanswered < silentAfter {
 		return
 	}
 	if end := t.deadline(); now < end {
@@ -352,8 +334,13 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 }
 
 // deadline is when DetectWithin is over: since anybody at the address was heard,
-// but no later than counted from the first unanswered question.
+// but no later than counted from the first unanswered question. Where data is in
+// flight the kernel's user timeout comes a little later, and must not come first:
+// if a read and a write wait, the read then ends as if the peer had closed.
 func (t *trial) deadline() int64 {
+	if t.busy {
+		return t.since + int64(t.policy.cfg.DetectWithin)
+	}
 	return min(max(t.base, t.group.heardAt), t.since) + int64(t.policy.cfg.DetectWithin+slack)
 }
 
