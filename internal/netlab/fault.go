@@ -22,8 +22,9 @@ type path struct {
 	dropTo, dropFrom bool // as seen from the host
 	unreachable      bool
 	refuse           bool
-	loss             int  // of 1,000,000
-	rate             int  // bits per second
+	loss             int // of 1,000,000
+	rate             int // bits per second
+	queue            time.Duration
 	limited          bool // the cable has rate limits
 	delay, jitter    time.Duration
 	pumped           bool // the cable is one that can delay
@@ -75,9 +76,10 @@ func (l *Lab) Reset() { l.forget(l.Servers, true) }
 func (l *Lab) Loss(percent float64) { l.fault(l.Servers, loss(percent)) }
 
 // Rate limits the cables of all servers to so many bits per second in each
-// direction, with a queue of 50 ms before each end that drops what doesn't fit;
-// 0 ends it.
-func (l *Lab) Rate(bits int) { l.fault(l.Servers, rate(bits)) }
+// direction, with a queue before each end that drops what doesn't fit; 0 ends
+// it. The queue is as long as what passes in 50 ms, or in the given time. A
+// Rate that is changed loses what was queued.
+func (l *Lab) Rate(bits int, queue ...time.Duration) { l.fault(l.Servers, rate(bits, queue)) }
 
 // Delay makes the client's cable hold back every packet for d, in each
 // direction, and for a random time below jitter on top; the round trip takes
@@ -107,7 +109,9 @@ func (h *Host) Refuse() { h.lab.fault([]*Host{h}, refuse) }
 func (h *Host) Loss(percent float64) { h.lab.fault([]*Host{h}, loss(percent)) }
 
 // Rate is [Lab.Rate] for this host's cable alone.
-func (h *Host) Rate(bits int) { h.lab.fault([]*Host{h}, rate(bits)) }
+func (h *Host) Rate(bits int, queue ...time.Duration) {
+	h.lab.fault([]*Host{h}, rate(bits, queue))
+}
 
 // Delay is [Lab.Delay] for this host's cable.
 func (h *Host) Delay(d, jitter time.Duration) { h.lab.fault([]*Host{h}, delay(d, jitter)) }
@@ -192,12 +196,16 @@ func loss(percent float64) func(*Host) error {
 	}
 }
 
-func rate(bits int) func(*Host) error {
+func rate(bits int, queue []time.Duration) func(*Host) error {
+	length := defaultQueue
+	if len(queue) > 0 {
+		length = queue[0]
+	}
 	return func(h *Host) error {
-		if bits < 0 {
-			return fmt.Errorf("netlab: Rate of %d bits per second", bits)
+		if bits < 0 || length <= 0 {
+			return fmt.Errorf("netlab: Rate of %d bits per second, with a queue of %v", bits, length)
 		}
-		h.path.rate = bits
+		h.path.rate, h.path.queue = bits, length
 		return nil
 	}
 }

@@ -312,6 +312,22 @@ func TestRateLimitsBothDirections(t *testing.T) {
 	assert.Less(t, time.Since(start), 3*time.Second, "of 4 with the limit")
 }
 
+func TestALongQueueHoldsPacketsBack(t *testing.T) {
+	t.Parallel()
+	const rate, queue = 1_000_000, 500 * time.Millisecond
+	lab := netlab.New(t)
+	ln := lab.Server.Listen(t, port)
+	go echo(ln)
+	c := dial(t, lab, lab.Server.Addr(port))
+	bulk := dial(t, lab, lab.Server.Addr(port))
+	lab.Rate(rate, queue)
+	go func() { _, _ = bulk.Write(make([]byte, rate/8*3)) }()
+	require.Eventually(t, func() bool {
+		start := time.Now()
+		return exchange(c, 4*soon) == nil && time.Since(start) > queue/2
+	}, 8*soon, time.Millisecond)
+}
+
 func TestDelayAddsToTheRoundTrip(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, netlab.Config{}, func(t *testing.T, lab *netlab.Lab, addr string) {

@@ -61,6 +61,7 @@ func TestFaultsThatCannotBePutInPlaceAreReported(t *testing.T) {
 		"loss over 100":      func() { lab.Loss(101) },
 		"negative loss":      func() { lab.Loss(-1) },
 		"negative rate":      func() { lab.Rate(-1) },
+		"no queue":           func() { lab.Rate(1, 0) },
 		"negative delay":     func() { lab.Delay(-1, 0) },
 		"router's own drop":  func() { lab.Router.Drop() },
 		"router's own state": func() { lab.Router.ForgetNAT() },

@@ -1,6 +1,11 @@
 package netlab
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
+
+const defaultQueue = 50 * time.Millisecond
 
 // lag makes the cable as long as the path says. The caller holds l.mu.
 func (h *Host) lag() error {
@@ -45,7 +50,7 @@ func (h *Host) limit() error {
 		// The bucket holds 10 ms, but one full packet at least.
 		burst := max(h.path.rate/8/100, 2000)
 		err := end.host.run("", nil, tc, "qdisc", "add", "dev", end.dev, "root", "tbf",
-			"rate", fmt.Sprint(h.path.rate)+"bit", "burst", fmt.Sprint(burst), "latency", "50ms")
+			"rate", fmt.Sprint(h.path.rate)+"bit", "burst", fmt.Sprint(burst), "latency", fmt.Sprint(h.path.queue.Microseconds())+"us")
 		if err != nil {
 			return err
 		}
