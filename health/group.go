@@ -76,7 +76,7 @@ func (l *loop) sendCanary(g *group, p *Policy, patience time.Duration, now int64
 	if dial == nil {
 		dial = p.cfg.Dial
 	}
-	if dial == nil || g.canaries > 0 || l.canaries >= maxCanaries || g.canaryAt != 0 && now-g.canaryAt < int64(canaryEvery) {
+	if dial == nil || g.canaries > 0 || l.canaries >= maxCanaries || g.canaryAt != 0 && now-g.canaryAt < int64(max(canaryEvery, p.cfg.DetectWithin/100)) {
 		return
 	}
 	g.canaryAt = now

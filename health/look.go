@@ -113,7 +113,7 @@ func (l *loop) become(id entryID, w *Watch, s State) {
 	defer clear(l.watches)
 	change := StateChange{To: s, Silent: l.info.SincePeerHeard()}
 	if t := l.byID[id]; t != nil {
-		change.Unanswered = t.unanswered
+		change.Silent, change.Unanswered = t.silence(l.clock()), t.unanswered
 	}
 	for _, w := range l.watches {
 		before := w.become(s)
@@ -141,8 +141,12 @@ func (l *loop) report(w *Watch, change StateChange) {
 
 // bury notes a death and tells everybody.
 func (l *loop) bury(id entryID, watches []*Watch, cause error) {
-	change := StateChange{To: Dead, Cause: cause, Silent: l.info.SincePeerHeard()}
-	if t := l.byID[id]; t != nil {
+	change := StateChange{To: Dead, Cause: cause}
+	if t := l.byID[id]; t == nil {
+		if l.kernel.info(watches[0], &l.info) == nil {
+			change.Silent = l.info.SincePeerHeard()
+		}
+	} else {
 		change.Silent, change.Unanswered = t.silence(l.clock()), t.unanswered
 		l.answer(t, Dead)
 		l.end(t)

@@ -39,6 +39,7 @@ type loop struct {
 	// For trials.
 	byID     map[entryID]*trial
 	due      trialHeap
+	ended    []*trial
 	free     []*trial
 	ids      []entryID
 	window   int64 // since when probes are counted

@@ -18,7 +18,7 @@ func (l *loop) condemn(t *trial, w *Watch, now int64) {
 	}
 	l.accept(t, now, false)
 	t.condemned = true
-	t.due = now + int64(minPatience/4)
+	t.next = now + int64(minPatience/4)
 }
 
 // accept makes silence the cause of death of a trial's connection.
@@ -43,8 +43,12 @@ func (l *loop) sever(t *trial, w *Watch, now int64, fresh bool) {
 		l.accept(t, now, fresh) // before, so that whoever reads the reset finds the reason
 		return true
 	})
-	if !done && err == nil {
-		t.due = now
+	if !done {
+		if err != nil { // closed by its owner
+			l.answer(t, Unwatched)
+			l.end(t)
+		}
+		t.next = now // heard, or ended by the kernel
 		return
 	}
 	if err != nil {

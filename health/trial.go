@@ -39,15 +39,17 @@ type trial struct {
 	policy    *Policy
 	questions []question // of callers of Check
 
-	base  int64 // when the peer was last heard
-	since int64 // since when it has owed an answer, at the earliest
-	asked int64 // when it was last asked; in the future if the kernel waits
-	due   int64 // of the next step
-	index int   // in the heap
+	base    int64 // when the peer was last heard
+	since   int64 // since when it has owed an answer, at the earliest
+	freshAt int64 // when a new connection of the group worked since then; 0: none has
+	asked   int64 // when it was last asked; in the future if the kernel waits
+	due     int64 // of the next step
+	next    int64 // what due becomes after the present one
+	index   int   // in the heap
 
 	patience   time.Duration
 	unanswered int
-	fresh      int // of them, put after the group's last new connection worked
+	fresh      int // of them, put after freshAt
 	repeats    int // of what is in flight, when last looked at
 	steps      int // since asked
 	segsOut    uint32
@@ -60,6 +62,7 @@ type trial struct {
 	saved     bool // timers are the connection's own
 	asking    bool // and have been changed
 	condemned bool
+	over      bool
 	timers    sockopt.Timers
 }
 
@@ -69,7 +72,10 @@ func (t *trial) silence(now int64) time.Duration { return time.Duration(now - t.
 // afterFresh reports whether the last question was put after a new connection
 // worked, in the time of this trial.
 func (t *trial) afterFresh() bool {
-	return t.group.freshAt >= t.since && t.asked > t.group.freshAt
+	if t.freshAt == 0 && t.group.freshAt >= t.since {
+		t.freshAt = t.group.freshAt // there may be ever more of them
+	}
+	return t.freshAt != 0 && t.asked > t.freshAt
 }
 
 // begin opens a trial of a connection, whose Info is in l.info.
@@ -105,12 +111,15 @@ func (l *loop) end(t *trial) {
 	if t.counted {
 		t.group.silent--
 	}
-	clear(t.questions)
-	l.free = append(l.free, t)
+	t.over = true
+	l.ended = append(l.ended, t) // its step may still be under way
 }
 
 // tryAll takes the steps that are due.
 func (l *loop) tryAll() {
+	l.free = append(l.free, l.ended...)
+	clear(l.ended)
+	l.ended = l.ended[:0]
 	for len(l.due) > 0 {
 		now := l.clock()
 		t := l.due[0]
@@ -140,17 +149,25 @@ func (l *loop) step(t *trial, now int64) {
 		l.closed(t, w, now)
 		return
 	}
-	if now-int64(info.SincePeerHeard()) > t.base+int64(tick) {
-		l.answered(t, w, now)
-		return
-	}
-	if t.condemned {
+	t.next = never
+	switch {
+	case t.condemned:
 		l.sever(t, w, now, false)
-		return
+	case now-int64(info.SincePeerHeard()) > t.base+int64(tick):
+		l.answered(t, w, now)
+	default:
+		l.interrogate(t, w, now)
 	}
+	if !t.over {
+		t.due = max(t.next, now+int64(time.Millisecond))
+		heap.Fix(&l.due, t.index)
+	}
+}
+
+// interrogate goes on with a trial whose connection is as silent as before.
+func (l *loop) interrogate(t *trial, w *Watch, now int64) {
 	before := t.unanswered
-	t.due = never
-	if inFlight(info) {
+	if inFlight(&l.info) {
 		l.stepBusy(t, now)
 	} else {
 		l.stepIdle(t, w, now)
@@ -158,11 +175,10 @@ func (l *loop) step(t *trial, now int64) {
 	if t.unanswered != before || t.accused {
 		l.suspect(t, w, now)
 	}
-	l.weigh(t, w, now)
-	if l.byID[t.id] == t {
-		t.due = max(t.due, now+int64(time.Millisecond))
-		heap.Fix(&l.due, t.index)
+	if t.unanswered != before {
+		l.answer(t, Suspect)
 	}
+	l.weigh(t, w, now)
 }
 
 // stepBusy counts what the kernel has repeated in vain. A question that we have
@@ -179,7 +195,7 @@ func (l *loop) stepBusy(t *trial, now int64) {
 	}
 	t.repeats = n
 	t.asked = now // the last look
-	t.due = now + int64(lookEvery)
+	t.next = now + int64(lookEvery)
 }
 
 // stepIdle asks, and waits for the answer.
@@ -188,11 +204,11 @@ func (l *loop) stepIdle(t *trial, w *Watch, now int64) {
 	if t.waiting {
 		over := t.asked + int64(t.patience)
 		if now < over {
-			t.due = min(over, now+int64(t.pause()))
+			t.next = min(over, now+int64(t.pause()))
 			return
 		}
 		if l.info.SegsOut == t.segsOut && l.info.Probes == 0 && now < over+int64(time.Second) {
-			t.due = now + int64(tick) // a starved kernel hasn't sent it yet
+			t.next = now + int64(tick) // a starved kernel hasn't sent it yet
 			return
 		}
 		t.waiting = false
@@ -202,7 +218,7 @@ func (l *loop) stepIdle(t *trial, w *Watch, now int64) {
 		}
 	}
 	if next := t.asked + int64(l.spacing(t)); t.asked != 0 && now < next {
-		t.due = next
+		t.next = next
 		return
 	}
 	l.put(t, w, now)
@@ -214,7 +230,7 @@ func (l *loop) spacing(t *trial) time.Duration {
 	if t.unanswered < lostAlone+lostAloneFresh {
 		return askEvery
 	}
-	return max(time.Second, time.Duration(t.group.trials)*probeWindow)
+	return max(time.Second, t.policy.cfg.DetectWithin/50, time.Duration(t.group.trials)*probeWindow)
 }
 
 // patientSteps is where pause begins for those whom nobody waits for.
@@ -233,11 +249,11 @@ func (l *loop) put(t *trial, w *Watch, now int64) {
 		l.window, l.probes = now, 0
 	}
 	if l.probes >= probesPerWindow {
-		t.due = l.window + int64(probeWindow)
+		t.next = l.window + int64(probeWindow)
 		return
 	}
 	if !l.save(t, w) {
-		t.due = now + int64(askEvery)
+		t.next = now + int64(askEvery)
 		return
 	}
 	// The kernel ends a connection whose user timeout is over at the second
@@ -249,7 +265,7 @@ func (l *loop) put(t *trial, w *Watch, now int64) {
 	l.probes++
 	t.asking = true
 	if err := l.kernel.ask(w); err != nil {
-		t.due = now + int64(askEvery)
+		t.next = now + int64(askEvery)
 		return
 	}
 	t.asked = now
@@ -261,7 +277,7 @@ func (l *loop) put(t *trial, w *Watch, now int64) {
 	if len(t.questions) > 0 || t.accused {
 		t.steps = 0
 	}
-	t.due = t.asked + int64(t.pause())
+	t.next = t.asked + int64(t.pause())
 }
 
 // far is a user timeout that the kernel doesn't reach before the Guard has had
@@ -302,7 +318,6 @@ func (l *loop) suspect(t *trial, w *Watch, now int64) {
 		g.silent++
 	}
 	l.become(t.id, w, Suspect)
-	l.answer(t, Suspect)
 	if t.unanswered >= spreadAfter && !t.spread {
 		t.spread = true
 		l.askSiblings(g, t.since, false)
@@ -327,7 +342,7 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 		return
 	}
 	if end := t.deadline(); now < end {
-		t.due = min(t.due, end)
+		t.next = min(t.next, end)
 	} else {
 		l.condemn(t, w, now)
 	}
@@ -381,7 +396,7 @@ func (l *loop) closed(t *trial, w *Watch, now int64) {
 		return
 	}
 	l.deliver(t.id, sockopt.HangUp|sockopt.ReadClosed|sockopt.Failed)
-	if l.byID[t.id] == t { // deliver has found nothing to do
+	if !t.over { // deliver has found nothing to do
 		l.answer(t, w.State())
 		l.end(t)
 	}
