@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"syscall"
 	"time"
@@ -54,6 +55,37 @@ func ExampleGuard() {
 	// Output:
 	// false <nil>
 	// true
+}
+
+// The connection's owner, here a client library, needs to know nothing of it.
+func ExampleGuard_Watch_policy() {
+	guard, err := health.NewGuard(health.GuardConfig{})
+	if err != nil {
+		panic(err)
+	}
+	defer guard.Close()
+	policy, err := health.NewPolicy(health.PolicyConfig{
+		DetectWithin: 5 * time.Second,
+		Dial:         (&net.Dialer{}).DialContext, // to tell a lost connection from a lost server
+		StateChanged: func(c health.StateChange) {
+			fmt.Println(c.Remote, "is", c.To, "after", c.Silent, "of silence:", c.Cause)
+		},
+	})
+	if err != nil {
+		panic(err)
+	}
+
+	var dialer net.Dialer
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, address)
+			if err == nil {
+				_, err = guard.Watch(c, policy, nil)
+			}
+			return c, err
+		},
+	}}
+	defer client.CloseIdleConnections()
 }
 
 func ExampleProbe() {
