@@ -44,12 +44,22 @@ func newLabPool(t *testing.T, lab *netlab.Lab, edit func(*pool.Config[net.Conn])
 			return dialer(ctx, "tcp", lab.Server.Addr(port))
 		},
 		DetectWithin: detectWithin,
+		Guard:        labGuard(t, lab),
 		Trace:        &pool.Trace{ConnClosed: func(c pool.ConnClosed) { closed <- c }},
 	}
 	if edit != nil {
 		edit(&cfg)
 	}
 	return labPool{newNetPool(t, cfg), closed}
+}
+
+// labGuard is a guard that finds out on the lab's client whether a new connection
+// works, and nowhere else.
+func labGuard(t *testing.T, lab *netlab.Lab) *health.Guard {
+	g, err := health.NewGuard(health.GuardConfig{Dial: lab.Client.Dialer(nil)})
+	require.NoError(t, err)
+	t.Cleanup(func() { g.Close() })
+	return g
 }
 
 // requireGone waits for n connections to leave the pool for a path's sake.
@@ -59,7 +69,7 @@ func (p labPool) requireGone(t *testing.T, n int, within time.Duration) {
 	for i := range n {
 		select {
 		case c := <-p.closed:
-			require.Equal(t, pool.ReasonDead, c.Reason)
+			require.Contains(t, []pool.Reason{pool.ReasonDead, pool.ReasonSilent}, c.Reason)
 			require.Equal(t, health.Path, c.Class, "%v", c.Err)
 		case <-timeout:
 			t.Fatalf("%d of %d connections were gone after %v", i, n, within)
@@ -94,17 +104,11 @@ func TestUnreachabilityEmptiesThePoolAndIsNamedOnDial(t *testing.T) {
 	_, err := inFlight.Value().Write([]byte("anybody there?"))
 	require.NoError(t, err)
 	_, err = inFlight.Value().Read(make([]byte, 1))
-	require.Equal(t, health.Path, health.Classify(err), "%v", err)
-	require.ErrorIs(t, err, syscall.EHOSTUNREACH)
-	require.Less(t, time.Since(began), detectWithin+500*time.Millisecond+3500*time.Millisecond, "one retransmission after 5.5 s")
+	require.ErrorIs(t, err, syscall.ECONNRESET, "the guard has ended it")
+	require.Less(t, time.Since(began), detectWithin+time.Second+slack)
+	require.Equal(t, health.Path, health.Classify(inFlight.Err()), "and says why: %v", inFlight.Err())
 	inFlight.Fail(err)
-	c := <-p.closed
-	for c.Reason == pool.ReasonDead {
-		require.Equal(t, health.Path, c.Class)
-		c = <-p.closed
-	}
-	require.Equal(t, pool.ReasonFailed, c.Reason)
-	require.Eventually(t, func() bool { return p.Stat().Total == 0 }, detectWithin+time.Second+slack, 10*time.Millisecond)
+	p.requireGone(t, 8, detectWithin+time.Second+slack)
 
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -184,7 +188,7 @@ func TestTheEndOfALongOutageIsFoundAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	dialer := lab.Client.Dialer(d.DialContext)
 	p := newNetPool(t, pool.Config[net.Conn]{
-		MaxConns: 16, DetectWithin: 10 * time.Second,
+		MaxConns: 16, DetectWithin: 10 * time.Second, Guard: labGuard(t, lab),
 		Open: func(ctx context.Context) (net.Conn, error) {
 			return dialer(ctx, "tcp", lab.Server.Addr(port))
 		},
@@ -367,11 +371,12 @@ func TestAReadThatNobodyAnswersEndsAndTheConnectionIsDropped(t *testing.T) {
 	lab.Drop()
 	began := time.Now()
 	err := p.Do(t.Context(), echo)
+	require.ErrorIs(t, err, syscall.ECONNRESET)
 	require.ErrorIs(t, err, syscall.ETIMEDOUT)
 	require.Equal(t, health.Path, health.Classify(err))
-	require.Less(t, time.Since(began), detectWithin+500*time.Millisecond+3500*time.Millisecond)
+	require.Less(t, time.Since(began), detectWithin+time.Second+slack)
 	c := <-p.closed
-	require.Equal(t, pool.ReasonFailed, c.Reason)
+	require.Equal(t, pool.ReasonSilent, c.Reason)
 	require.Equal(t, health.Path, c.Class)
 	lab.Heal()
 	require.NoError(t, p.Do(t.Context(), echo))
