@@ -36,7 +36,7 @@ func BenchmarkDial(b *testing.B) {
 	for _, tt := range []struct {
 		name string
 		cfg  Config
-	}{{"trace=off", Config{}}, {"trace=on", Config{Trace: traced}}} {
+	}{{"guard=off", Config{Unguarded: true}}, {"trace=off", Config{}}, {"trace=on", Config{Trace: traced}}} {
 		b.Run(tt.name, func(b *testing.B) {
 			ours := newDialer(b, tt.cfg)
 			var times [2]time.Duration

@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/holdfast-go/holdfast/health"
 )
 
 func keepAlive(idle, interval time.Duration, count int) net.KeepAliveConfig {
@@ -67,14 +69,28 @@ var nonsense = []struct {
 		[]string{"Config.KeepAlive", "Config.UserTimeout", "596h31m23.647s"}},
 	{"backstop below KeepAlive", Config{SlowReaders: true, UserTimeout: 5 * time.Second},
 		[]string{"Config.UserTimeout is 5s", "Config.SlowReaders", "4s + 3 × 2s = 10s", "set UserTimeout to 10s or more"}},
-	{"backstop beyond DetectWithin", Config{SlowReaders: true, UserTimeout: 15 * time.Minute, DetectWithin: 10 * time.Second},
-		[]string{"Config.UserTimeout is 15m", "Config.SlowReaders", "Config.DetectWithin is 10s", "set DetectWithin to 15m"}},
+	{"backstop beyond DetectWithin", Config{SlowReaders: true, UserTimeout: 15 * time.Minute, DetectWithin: 10 * time.Second, Unguarded: true},
+		[]string{"Config.UserTimeout is 15m", "Config.SlowReaders", "Config.Unguarded", "Config.DetectWithin is 10s", "set DetectWithin to 15m"}},
 	{"MultipathTCP with a user timeout", Config{MultipathTCP: true},
 		[]string{"Config.MultipathTCP", "Config.UserTimeout of 10s", "set UserTimeout to -1"}},
 	{"MultipathTCP with DetectWithin", Config{MultipathTCP: true, UserTimeout: -1, DetectWithin: 5 * time.Second},
 		[]string{"Config.DetectWithin is 5s", "Config.MultipathTCP", "net.mptcp.close_timeout", "leave DetectWithin zero"}},
 	{"MultipathTCP with FastUnreachable", Config{MultipathTCP: true, FastUnreachable: true, UserTimeout: -1},
 		[]string{"Config.MultipathTCP", "Config.FastUnreachable"}},
+
+	{"Guard and Unguarded", Config{Guard: new(health.Guard), Unguarded: true}, []string{"Config.Unguarded", "Config.Guard"}},
+	{"Unguarded and FreshFor", Config{Unguarded: true, FreshFor: -1}, []string{"Config.Unguarded", "Config.FreshFor is -1ns"}},
+	{"FreshFor under 1s", Config{FreshFor: 999 * time.Millisecond}, []string{"Config.FreshFor is 999ms", "use 1s or more"}},
+	{"FreshFor beyond DetectWithin", Config{FreshFor: 11 * time.Second}, []string{"Config.FreshFor is 11s", "Config.DetectWithin is 10s", "set FreshFor to less"}},
+	{"FreshFor, KeepAlive off", Config{FreshFor: time.Second, KeepAlive: keepAliveOff}, []string{"Config.FreshFor is 1s", "Config.KeepAlive off", "set FreshFor to zero"}},
+	{"FreshFor, MultipathTCP", Config{FreshFor: time.Second, MultipathTCP: true, SlowReaders: true}, []string{"Config.FreshFor is 1s", "Config.MultipathTCP"}},
+	{"RTOMax under 1s", Config{RTOMax: 999 * time.Millisecond}, []string{"Config.RTOMax is 999ms", "use 1s or more"}},
+	{"RTOMax huge", Config{RTOMax: 121 * time.Second}, []string{"Config.RTOMax is 2m1s", "no more than 2m"}},
+	{"RTOMax fraction of a millisecond", Config{RTOMax: time.Second + 1}, []string{"Config.RTOMax is 1.000000001s", "use 1.001s"}},
+	{"RTOMax for unguarded slow readers", Config{RTOMax: 2 * time.Second, SlowReaders: true, Unguarded: true},
+		[]string{"Config.RTOMax is 2s", "neither a user timeout nor a guard", "15 retransmissions, about 30s"}},
+	{"RTOMax, KeepAlive off", Config{RTOMax: 2 * time.Second, KeepAlive: keepAliveOff}, []string{"Config.RTOMax is 2s", "about 30s"}},
+	{"RTOMax, MultipathTCP", Config{RTOMax: 2 * time.Second, MultipathTCP: true, SlowReaders: true}, []string{"Config.RTOMax is 2s"}},
 
 	{"Timeout negative", Config{Timeout: -1}, []string{"Config.Timeout is -1ns"}},
 	{"Timeout not above FallbackDelay", Config{Timeout: time.Second, FallbackDelay: time.Second},
@@ -118,6 +134,7 @@ func TestTheUserTimeoutThatAnErrorAdvisesIsRight(t *testing.T) {
 			UserTimeout:  time.Duration(rapid.Int64Range(1, int64(time.Minute)).Draw(t, "UserTimeout")),
 			DetectWithin: time.Duration(rapid.SampledFrom([]int{0, 30, 60}).Draw(t, "DetectWithin")) * time.Second,
 			SlowReaders:  rapid.Bool().Draw(t, "SlowReaders"),
+			Unguarded:    rapid.Bool().Draw(t, "Unguarded"),
 		}
 		if rapid.Bool().Draw(t, "KeepAlive") {
 			cfg.KeepAlive = keepAlive(4*time.Second, 2*time.Second, 3)
@@ -183,7 +200,9 @@ func TestDerivedValues(t *testing.T) {
 		{"keep-alive tighter than DetectWithin", Config{DetectWithin: 10 * s, KeepAlive: keepAlive(2*s, s, 2)}, keepAlive(2*s, s, 2), 4 * s, 10 * s, 10 * s},
 		{"no user timeout", Config{UserTimeout: -1}, keepAlive(4*s, 2*s, 3), -1, 10 * s, 10 * s},
 		{"slow readers", Config{SlowReaders: true, DetectWithin: 5 * s}, keepAlive(2*s, s, 3), -1, 5 * s, 5 * s},
-		{"slow readers with a backstop", Config{SlowReaders: true, UserTimeout: 15 * time.Minute}, keepAlive(4*s, 2*s, 3), 15 * time.Minute, 15 * time.Minute, 15 * s},
+		{"slow readers with a backstop", Config{SlowReaders: true, UserTimeout: 15 * time.Minute}, keepAlive(4*s, 2*s, 3), 15 * time.Minute, 10 * s, 10 * s},
+		{"slow readers with a backstop beyond DetectWithin", Config{SlowReaders: true, UserTimeout: 15 * time.Minute, DetectWithin: 5 * s}, keepAlive(2*s, s, 3), 15 * time.Minute, 5 * s, 5 * s},
+		{"unguarded slow readers with a backstop", Config{SlowReaders: true, UserTimeout: 15 * time.Minute, Unguarded: true}, keepAlive(4*s, 2*s, 3), 15 * time.Minute, 15 * time.Minute, 15 * s},
 		{"multipath", Config{MultipathTCP: true, UserTimeout: -1}, keepAlive(4*s, 2*s, 3), -1, 0, 10 * s},
 		{"multipath for slow readers", Config{MultipathTCP: true, SlowReaders: true}, keepAlive(4*s, 2*s, 3), -1, 0, 10 * s},
 		{"off", Config{KeepAlive: keepAliveOff}, net.KeepAliveConfig{Idle: -1, Interval: -1, Count: -1}, -1, 0, 10 * s},
@@ -197,6 +216,41 @@ func TestDerivedValues(t *testing.T) {
 			assert.Equal(t, tt.ut, got.UserTimeout)
 			assert.Equal(t, tt.within, got.DetectWithin)
 			assert.Equal(t, tt.timeout, got.Timeout)
+		})
+	}
+}
+
+func TestWhatTheGuardNeedsIsDerived(t *testing.T) {
+	s := time.Second
+	for _, tt := range []struct {
+		name     string
+		cfg      Config
+		freshFor time.Duration
+		rtoMax   time.Duration
+	}{
+		{"zero", Config{}, 5 * s, s},
+		{"2s", Config{DetectWithin: 2 * s}, s, s},
+		{"2.9s", Config{DetectWithin: 2900 * time.Millisecond}, 1450 * time.Millisecond, s},
+		{"UserTimeout alone", Config{UserTimeout: 6 * s}, 3 * s, s},
+		{"FreshFor as long as DetectWithin", Config{FreshFor: 10 * s}, 10 * s, s},
+		{"FreshFor negative", Config{FreshFor: -5}, -5, s},
+		{"no user timeout", Config{UserTimeout: -1}, 5 * s, s},
+		{"slow readers", Config{SlowReaders: true}, 5 * s, s},
+		{"slow readers, RTOMax given", Config{SlowReaders: true, RTOMax: 3 * s}, 5 * s, 3 * s},
+		{"RTOMax negative", Config{RTOMax: -2}, 5 * s, -2},
+		{"RTOMax at its ends", Config{RTOMax: 120 * s}, 5 * s, 120 * s},
+		{"unguarded", Config{Unguarded: true}, 0, s},
+		{"unguarded without a user timeout", Config{Unguarded: true, UserTimeout: -1}, 0, -1},
+		{"unguarded slow readers", Config{Unguarded: true, SlowReaders: true}, 0, -1},
+		{"unguarded slow readers with a backstop", Config{Unguarded: true, SlowReaders: true, UserTimeout: 60 * s}, 0, s},
+		{"off", Config{KeepAlive: keepAliveOff}, -1, -1},
+		{"multipath", Config{MultipathTCP: true, SlowReaders: true}, -1, -1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := newDialer(t, tt.cfg).Config()
+			assert.Equal(t, tt.freshFor, got.FreshFor)
+			assert.Equal(t, tt.rtoMax, got.RTOMax)
+			assert.Equal(t, got, newDialer(t, got).Config(), "a fixed point")
 		})
 	}
 }
@@ -233,6 +287,9 @@ func TestAnyConfigThatIsAcceptedDetectsWithinItsPromise(t *testing.T) {
 			DetectWithin: seconds.Draw(t, "DetectWithin"),
 			UserTimeout:  seconds.Draw(t, "UserTimeout"),
 			SlowReaders:  rapid.Bool().Draw(t, "SlowReaders"),
+			Unguarded:    rapid.Bool().Draw(t, "Unguarded"),
+			FreshFor:     seconds.Draw(t, "FreshFor"),
+			RTOMax:       seconds.Draw(t, "RTOMax"),
 			KeepAlive: net.KeepAliveConfig{
 				Enable:   rapid.Bool().Draw(t, "Enable"),
 				Idle:     seconds.Draw(t, "Idle"),
@@ -247,10 +304,15 @@ func TestAnyConfigThatIsAcceptedDetectsWithinItsPromise(t *testing.T) {
 		got := d.Config()
 		idle, busy := DetectionTime(got.KeepAlive, got.UserTimeout)
 		if cfg.DetectWithin > 0 {
-			assert.LessOrEqual(t, idle, cfg.DetectWithin)
+			if !cfg.SlowReaders || cfg.Unguarded { // else the guard does it
+				assert.LessOrEqual(t, idle, cfg.DetectWithin)
+			}
 			if cfg.UserTimeout >= 0 && !cfg.SlowReaders {
 				assert.LessOrEqual(t, busy, cfg.DetectWithin)
 			}
+		}
+		if got.RTOMax > 0 {
+			assert.True(t, busy != KernelLimit || d.policy != nil, "15 retransmissions would be all")
 		}
 		if cfg.UserTimeout > 0 {
 			assert.Equal(t, cfg.UserTimeout, got.UserTimeout, "nothing is clamped")
@@ -285,15 +347,17 @@ func TestNewDoesNotTouchTheCallersConfig(t *testing.T) {
 func TestPresetsAreWhatTheirDocumentationSays(t *testing.T) {
 	s := time.Second
 	for _, tt := range []struct {
-		name    string
-		cfg     Config
-		ka      string
-		within  time.Duration
-		timeout time.Duration
+		name     string
+		cfg      Config
+		ka       string
+		within   time.Duration
+		timeout  time.Duration
+		freshFor time.Duration
+		rtoMax   time.Duration
 	}{
-		{"HighlyAvailable", HighlyAvailable(), "2s:1s:3", 5 * s, 3 * s},
-		{"RarelyUsed", RarelyUsed(), "2m:1m:3", 5 * time.Minute, 15 * s},
-		{"DistributedNodes", DistributedNodes(), "5s:3s:5", 20 * s, 15 * s},
+		{"HighlyAvailable", HighlyAvailable(), "2s:1s:3", 5 * s, 3 * s, 2500 * time.Millisecond, s},
+		{"RarelyUsed", RarelyUsed(), "2m:1m:3", 5 * time.Minute, 15 * s, -1, 10 * s},
+		{"DistributedNodes", DistributedNodes(), "5s:3s:5", 20 * s, 15 * s, 10 * s, s},
 	} {
 		d, err := New(tt.cfg)
 		require.NoError(t, err, tt.name)
@@ -301,5 +365,7 @@ func TestPresetsAreWhatTheirDocumentationSays(t *testing.T) {
 		assert.Equal(t, tt.ka, KeepAlive(cfg.KeepAlive).String(), tt.name)
 		assert.Equal(t, tt.within, cfg.UserTimeout, tt.name)
 		assert.Equal(t, tt.timeout, cfg.Timeout, tt.name)
+		assert.Equal(t, tt.freshFor, cfg.FreshFor, tt.name)
+		assert.Equal(t, tt.rtoMax, cfg.RTOMax, tt.name)
 	}
 }

@@ -14,8 +14,21 @@ const Never time.Duration = math.MaxInt64
 // KernelLimit is after how long Linux gives up a connection with data in flight
 // when no user timeout is set and the round trip is short: after 15
 // retransmissions, the default of net.ipv4.tcp_retries2, which nothing here
-// reads. It takes longer on a long path.
+// reads. It takes longer on a long path, and is shorter where TCP_RTO_MAX_MS is
+// set, see [Config].RTOMax.
 const KernelLimit = 924600 * time.Millisecond
+
+// kernelLimit is KernelLimit for any TCP_RTO_MAX_MS: what tcp_model_timeout in
+// Linux's net/ipv4/tcp_timer.c says.
+func kernelLimit(rtoMax time.Duration) time.Duration {
+	const rtoMin, retries = 200 * time.Millisecond, 15
+	limit, rto := time.Duration(0), rtoMin
+	for range retries + 1 {
+		limit += min(rto, rtoMax)
+		rto *= 2
+	}
+	return limit
+}
 
 // DetectionTime returns how long Linux takes to notice that a peer has silently
 // vanished, with these values in force on a connection.

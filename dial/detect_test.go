@@ -48,18 +48,30 @@ func TestDetectionTimeAgreesWithTheKernel(t *testing.T) {
 
 func TestOtherSystemsAreNotTakenForLinux(t *testing.T) {
 	s := time.Second
-	idle, busy := detection("darwin", keepAlive(5*s, 2*s, 3), 30*s)
+	idle, busy := detection("darwin", keepAlive(5*s, 2*s, 3), 30*s, 0)
 	assert.Equal(t, 11*s, idle, "the count counts")
 	assert.Equal(t, 60*s, busy, "the limit is looked at only when a retransmission is due")
-	idle, busy = detection("windows", keepAlive(5*s, 2*s, 3), 30*s)
+	idle, busy = detection("windows", keepAlive(5*s, 2*s, 3), 30*s, 0)
 	assert.Equal(t, 11*s, idle)
 	assert.Equal(t, 30*s, busy)
-	idle, busy = detection("openbsd", net.KeepAliveConfig{Enable: true}, 0)
+	idle, busy = detection("openbsd", net.KeepAliveConfig{Enable: true}, 0, 0)
 	assert.Equal(t, Never, idle, "the values are not known")
 	assert.Equal(t, Never, busy, "nor is the system's limit")
-	idle, busy = detection("linux", keepAlive(5*s, 2*s, 3), 30*s)
+	idle, busy = detection("linux", keepAlive(5*s, 2*s, 3), 30*s, s)
 	assert.Equal(t, 31*s, idle)
 	assert.Equal(t, 30*s, busy)
+	_, busy = detection("linux", keepAlive(5*s, 2*s, 3), 0, 0)
+	assert.Equal(t, KernelLimit, busy)
+}
+
+func TestTheKernelsLimitFollowsRTOMax(t *testing.T) {
+	s, ms := time.Second, time.Millisecond
+	assert.Equal(t, KernelLimit, kernelLimit(maxRTOMax))
+	assert.Equal(t, 14400*ms, kernelLimit(s)) // 15 s measured, with the last retransmission's wait
+	assert.Equal(t, 27*s, kernelLimit(2*s))
+	assert.Equal(t, 20900*ms, kernelLimit(1500*ms))
+	_, busy := detection("linux", net.KeepAliveConfig{}, 0, 2*s)
+	assert.Equal(t, 27*s, busy)
 }
 
 func TestShortDurations(t *testing.T) {

@@ -5,21 +5,31 @@ import (
 	"crypto/tls"
 	"net"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/internal/sockopt"
 )
 
-// Dialer opens connections with the options of its Config. It holds no
-// resources, and its methods may be called concurrently.
+// Dialer opens connections with the options of its Config, and has them watched
+// by a guard. All that it holds is that guard's goroutine, see Config.Guard;
+// Close ends it. Its methods may be called concurrently.
 type Dialer struct {
-	cfg Config     // complete
-	net net.Dialer // never changed
+	cfg       Config           // complete
+	net       net.Dialer       // never changed
+	setRTOMax func(fd uintptr) // made once, so that a dial needn't
+
+	guard  *health.Guard   // nil if unguarded
+	own    *health.Guard   // the same, if New made it
+	policy *health.Policy  // nil: the guard reports events only
+	canary health.DialFunc // the policy's Dial
+	closed atomic.Bool
 }
 
 // New checks cfg, all of it at once, and returns a Dialer for it. It does no
-// I/O. What the kernel lacks is not an error, see [Inspect].
+// I/O and starts nothing. What the kernel lacks is not an error, see [Inspect].
 func New(cfg Config) (*Dialer, error) {
 	cfg, err := cfg.complete()
 	if err != nil {
@@ -41,84 +51,101 @@ func New(cfg Config) (*Dialer, error) {
 		d.net.LocalAddr = cfg.LocalAddr
 	}
 	d.net.SetMultipathTCP(cfg.MultipathTCP)
+	d.setRTOMax = func(fd uintptr) { _ = sockopt.SetRTOMax(fd, cfg.RTOMax) }
+	if err := d.makeGuard(); err != nil {
+		return nil, err
+	}
 	return d, nil
 }
 
 // Config returns a copy of the dialer's configuration with every derived value
-// filled in. A UserTimeout that is not set is negative in it.
+// filled in. What is not set is negative in it. Guard is the one that was given.
 func (d *Dialer) Config() Config { return d.cfg.clone() }
 
 // DialContext connects to an address. Networks are tcp, tcp4, tcp6, unix and
 // unixpacket; an address is host:port, or a path. Names with addresses of both
 // families are dialled as RFC 6555 says. The result is a bare *net.TCPConn or
-// *net.UnixConn. Unix sockets get no options: their peers can't vanish.
+// *net.UnixConn. Unix sockets get no options and are not watched: their peers
+// can't vanish.
+//
+// The connection is watched by the guard of ctx, if it has one
+// ([health.ContextWithGuard]), else by the dialer's. If that can't be done,
+// because the system has no means left, it is the kernel's options that protect
+// the connection, and DialDone says so.
 //
 // Errors are of type *[Error].
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	begin := time.Now()
-	ctx = d.begin(ctx, network, address, false)
-	c, err := d.connect(ctx, network, address)
-	if err != nil {
-		c = nil
-	}
-	d.done(ctx, begin, DialDone{Network: network, Address: address, Conn: c, Err: err})
-	return c, err
+	done := DialDone{Network: network, Address: address}
+	ctx = d.begin(ctx, &done)
+	done.Conn, done.Err = d.connect(ctx, &done)
+	d.done(ctx, begin, &done)
+	return done.Conn, done.Err
 }
 
 // DialTLSContext is DialContext followed by a TLS handshake with
-// Config.TLSConfig. Options are set before the first byte is sent. The result
+// Config.TLSConfig. Options are set before the first byte is sent, and the guard
+// watches from then on. The result
 // is a bare *tls.Conn whose handshake is complete. For HTTP/2 in net/http, put
 // "h2" and "http/1.1" into TLSConfig.NextProtos.
 func (d *Dialer) DialTLSContext(ctx context.Context, network, address string) (net.Conn, error) {
 	begin := time.Now()
-	ctx = d.begin(ctx, network, address, true)
-	c, err := d.connectTLS(ctx, begin, network, address)
-	done := DialDone{Network: network, Address: address, TLS: true, Err: err}
-	if err == nil {
+	done := DialDone{Network: network, Address: address, TLS: true}
+	ctx = d.begin(ctx, &done)
+	c, err := d.connectTLS(ctx, begin, &done)
+	if done.Err = err; err == nil {
 		done.Conn = c
 	}
-	d.done(ctx, begin, done)
+	d.done(ctx, begin, &done)
 	return done.Conn, err
 }
 
-func (d *Dialer) begin(ctx context.Context, network, address string, tls bool) context.Context {
+func (d *Dialer) begin(ctx context.Context, done *DialDone) context.Context {
 	t := d.cfg.Trace
 	if t == nil {
 		return ctx
 	}
-	return start(ctx, t.DialStart, DialStart{Network: network, Address: address, TLS: tls})
+	return start(ctx, t.DialStart, DialStart{Network: done.Network, Address: done.Address, TLS: done.TLS})
 }
 
-func (d *Dialer) done(ctx context.Context, begin time.Time, done DialDone) {
+func (d *Dialer) done(ctx context.Context, begin time.Time, done *DialDone) {
 	if t := d.cfg.Trace; t != nil && t.DialDone != nil {
 		done.Duration = time.Since(begin)
-		t.DialDone(ctx, done)
+		t.DialDone(ctx, *done)
 	}
 }
 
-func (d *Dialer) connect(ctx context.Context, network, address string) (net.Conn, error) {
-	if err := checkAddress(network, address); err != nil {
+// connect connects as done says, and has it watched.
+func (d *Dialer) connect(ctx context.Context, done *DialDone) (net.Conn, error) {
+	if d.closed.Load() {
+		return nil, &Error{Phase: PhaseWatch, Network: done.Network, Address: done.Address, Err: closedError{}}
+	}
+	if err := checkAddress(done.Network, done.Address); err != nil {
 		return nil, err
 	}
 	dialer := &d.net
-	if isUnix(network) && d.net.LocalAddr != nil {
+	if isUnix(done.Network) && d.net.LocalAddr != nil {
 		local := d.net
 		local.LocalAddr = nil
 		dialer = &local
 	}
-	c, err := dialer.DialContext(d.cfg.Trace.observe(ctx), network, address)
+	c, err := dialer.DialContext(d.cfg.Trace.observe(ctx), done.Network, done.Address)
 	if err != nil {
-		return nil, d.failed(ctx, PhaseConnect, network, address, err)
+		return nil, d.failed(ctx, PhaseConnect, done.Network, done.Address, err)
+	}
+	if err := d.watch(ctx, c, done); err != nil {
+		c.Close()
+		return nil, err
 	}
 	return c, nil
 }
 
-func (d *Dialer) connectTLS(ctx context.Context, begin time.Time, network, address string) (*tls.Conn, error) {
-	cfg, err := d.tlsConfig(network, address)
+func (d *Dialer) connectTLS(ctx context.Context, begin time.Time, done *DialDone) (*tls.Conn, error) {
+	cfg, err := d.tlsConfig(done.Network, done.Address)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := d.connect(ctx, network, address)
+	raw, err := d.connect(ctx, done)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +164,7 @@ func (d *Dialer) connectTLS(ctx context.Context, begin time.Time, network, addre
 	}
 	if err != nil {
 		raw.Close()
-		return nil, d.failed(ctx, PhaseHandshake, network, address, err)
+		return nil, d.failed(ctx, PhaseHandshake, done.Network, done.Address, err)
 	}
 	return c, nil
 }
@@ -184,14 +211,15 @@ func (d *Dialer) tlsConfig(network, address string) (*tls.Config, error) {
 // with the dialer's options, so that a server notices that its clients vanished
 // as fast. The listener is a bare *net.TCPListener; hand it to http.Serve and
 // the like. Options, buffers and MultipathTCP of the Config apply, nothing else
-// does.
+// does: no guard watches accepted connections, so that with SlowReaders those
+// with data in flight have the kernel's own limit.
 //
 // On Linux accepted sockets inherit what is set on the listener's. Elsewhere
 // package net sets keep-alive on each one and the rest is the system's to
 // inherit.
 func (d *Dialer) ListenConfig() *net.ListenConfig {
 	lc := &net.ListenConfig{
-		Control: func(network, _ string, c syscall.RawConn) error { return d.cfg.control(network, c) },
+		Control: d.controlListener,
 		// Package net would reset every accepted connection's keep-alive.
 		KeepAlive: -1,
 	}
@@ -200,6 +228,17 @@ func (d *Dialer) ListenConfig() *net.ListenConfig {
 	}
 	lc.SetMultipathTCP(d.cfg.MultipathTCP)
 	return lc
+}
+
+// controlListener sets what accepted connections are to inherit.
+func (d *Dialer) controlListener(network, _ string, rc syscall.RawConn) error {
+	if err := d.cfg.control(network, rc); err != nil {
+		return err
+	}
+	if d.cfg.RTOMax > 0 && d.cfg.UserTimeout > 0 && strings.HasPrefix(network, "tcp") {
+		return rc.Control(d.setRTOMax)
+	}
+	return nil
 }
 
 func isUnix(network string) bool { return strings.HasPrefix(network, "unix") }

@@ -25,6 +25,7 @@
 //	            interval  1s   1s   1s   1s    2s    6s   12s   1m
 //	            count     1    2    3    3     3     3     3    3
 //	user timeout          2s   3s   4s   5s   10s   30s   1m    5m
+//	fresh for             1s  1.5s  2s  2.5s   5s   15s   30s  2m30s
 //	dial timeout          2s   3s   4s   5s   10s   15s   15s   15s
 //
 // The three keep-alive values and the user timeout are one calculation,
@@ -36,18 +37,54 @@
 // [HighlyAvailable], [RarelyUsed] and [DistributedNodes] are configurations for
 // three classic situations. Set SlowReaders where a live peer may leave its
 // data unread for longer than DetectWithin: a user timeout can't tell it from a
-// dead one.
+// dead one, but the guard can.
+//
+// # The guard
+//
+// The dialer has its connections watched by a [health.Guard], whoever uses them:
+// one goroutine for all, no wrapper, no byte of theirs. Each dialer makes one of
+// its own unless it is given one to share; Unguarded switches it off, and Close
+// ends it. On Linux it
+//
+//   - asks the peer's kernel, by a keep-alive probe that no program sees, when a
+//     connection has been silent for longer than FreshFor, and all connections
+//     to an address when one of them died of silence;
+//   - ends a connection whose peer stays silent while a new connection to the
+//     same address works, because a router on the way has forgotten it, or the
+//     peer was exchanged: within FreshFor and about 3 s, instead of when
+//     somebody needs it;
+//   - keeps the kernel from giving up connections in a short outage, and ends
+//     those at DetectWithin that the kernel would not, as with SlowReaders.
+//
+// To end means that reads and writes fail at once: with ECONNRESET, or with
+// ETIMEDOUT where the guard leaves it to the kernel, but never with an EOF, which
+// would make half a reply look whole. [health.Guard.Cause] and [Trace].ConnState
+// say why it was.
+//
+// What is sent: an idle connection costs a keep-alive probe and its answer per
+// Idle, which makes 60 / 4 s = 15 of each a minute at a DetectWithin of 10 s.
+// While they are answered the guard adds nothing, unless FreshFor is shorter
+// than Idle: then a probe and its answer per FreshFor, for connections used in
+// the last minute. A silent peer is asked a few times, 0.6 s or more apart, and
+// its address once by a connection that ends after the first two packets, of
+// which its program hears nothing.
 //
 // # What will happen
 //
 // A peer that vanishes silently is noticed within DetectWithin while the
 // connection is idle, and within DetectWithin plus one retransmission while
-// data is in flight: 0.4 to 0.6 s on a short path, more on a long one. Linux's
-// timers are coarse and may add up to an eighth to all of these. Reads and
-// writes then return ETIMEDOUT, or what a router complained about meanwhile:
-// EHOSTUNREACH, ENETUNREACH, ECONNREFUSED, with IPv6 EACCES. These are errors
-// of the path, not deadlines of yours: errors.Is(err, os.ErrDeadlineExceeded)
-// is false for them.
+// data is in flight: 0.4 to 0.6 s on a short path, more on a long one, but no
+// more than RTOMax. Linux's timers are coarse and may add up to an eighth to all
+// of these, and the guard up to a second. Reads and writes then return
+// ETIMEDOUT, or what a router complained about meanwhile: EHOSTUNREACH,
+// ENETUNREACH, ECONNREFUSED, with IPv6 EACCES. These are errors of the path, not
+// deadlines of yours: errors.Is(err, os.ErrDeadlineExceeded) is false for them.
+// Where it was the guard that ended the connection they return ECONNRESET, and
+// its Cause tells that from a reset by the peer.
+//
+// When an outage ends in time, connections with data in flight go on within
+// RTOMax, on Linux 6.15 and later a second. Before, they go on when TCP's backoff
+// is over, after up to as long again as the outage was.
 //
 // What no socket option notices is a peer whose process hangs while its kernel
 // goes on acknowledging. Give requests a deadline.
@@ -72,5 +109,6 @@
 // version 1709 of Windows 10, package net sets keep-alive as well as it can.
 // Linux's Multipath TCP takes a minute longer, see Config.MultipathTCP. What a
 // system or a kernel lacks is skipped, and [Inspect] says so; what it refuses
-// fails the dial.
+// fails the dial. The guard reports deaths on other systems, but doesn't see
+// silence: it asks nobody there and ends nothing.
 package dial

@@ -21,6 +21,7 @@ const (
 	PhaseLookup                     // looking the name up
 	PhaseOptions                    // setting socket options, or Config.Control
 	PhaseConnect                    // connecting
+	PhaseWatch                      // having it watched: the guard, or the dialer, is closed
 	PhaseHandshake                  // the TLS handshake
 )
 
@@ -35,6 +36,8 @@ func (p Phase) String() string {
 		return "options"
 	case PhaseConnect:
 		return "connect"
+	case PhaseWatch:
+		return "watch"
 	case PhaseHandshake:
 		return "handshake"
 	}

@@ -37,6 +37,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
+	defer d.Close()
 	ctx := context.Background()
 	c, err := d.DialContext(ctx, "tcp", ln.Addr().String())
 	if err != nil {
@@ -82,6 +83,7 @@ func ExampleDialer_DialContext_http() {
 		fmt.Println(err)
 		return
 	}
+	defer d.Close()
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DialContext = d.DialContext
 	defer transport.CloseIdleConnections()
@@ -164,6 +166,7 @@ func ExampleJoin() {
 		fmt.Println(err)
 		return
 	}
+	defer d.Close()
 	c, err := d.DialContext(context.Background(), "tcp", ln.Addr().String())
 	if err != nil {
 		return

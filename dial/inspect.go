@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/internal/sockopt"
 )
 
@@ -30,6 +31,7 @@ type Socket struct {
 
 	KeepAlive       net.KeepAliveConfig
 	UserTimeout     time.Duration // zero: none is set
+	RTOMax          time.Duration // zero where the system doesn't say
 	FastUnreachable bool
 	NoDelay         bool
 	ReadBuffer      int // bytes; Linux shows twice what was set
@@ -51,11 +53,18 @@ type Socket struct {
 	// Unsupported names the options that this system, kernel or kind of socket
 	// does not have.
 	Unsupported []string
+
+	// Guard is the view of the dialer's guard, if [Dialer.Inspect] was asked and
+	// the guard watches the connection. Its State is Unwatched otherwise, and
+	// where the guard reports deaths only, until there is one.
+	Guard health.View
 }
 
 // Inspect asks the kernel what is in force on a connection: any connection, not
 // only a Dialer's, through TLS and through every wrapper that has a NetConn
-// method. It changes nothing. The error is net.ErrClosed on a closed connection
+// method. It changes nothing, and shows what holds without a guard: nobody but a
+// dialer knows which guard to ask, because none is global, see
+// [Dialer.Inspect]. The error is net.ErrClosed on a closed connection
 // and errors.ErrUnsupported on one without a socket, such as net.Pipe's, a nil
 // one or a zero net.TCPConn.
 func Inspect(c net.Conn) (Socket, error) {
@@ -81,6 +90,40 @@ func Inspect(c net.Conn) (Socket, error) {
 	return s, nil
 }
 
+// Inspect is like the function of that name, and adds the view of the dialer's
+// guard if it watches the connection: nothing is added with Unguarded, after
+// Close, or for a connection that the guard of a context watches.
+//
+// DetectIdle and DetectBusy are the guard's DetectWithin where that is shorter
+// than what the kernel's options say and the system lets the guard see silence:
+// DetectBusy if its policy is in force, as with SlowReaders, and DetectIdle if
+// something is sent to an idle peer meanwhile. The guard adds up to a second.
+// While it doubts a connection, it keeps the kernel from giving that up: the
+// socket then has a long user timeout and a keep-alive of seconds, and its own
+// again afterwards.
+func (d *Dialer) Inspect(c net.Conn) (Socket, error) {
+	s, err := Inspect(c)
+	if err != nil || d.guard == nil || d.own != nil && d.closed.Load() {
+		return s, err
+	}
+	if view, ok := d.guard.View(c); ok {
+		s.guarded(view)
+	}
+	return s, nil
+}
+
+// guarded adds what the guard knows and promises.
+func (s *Socket) guarded(view health.View) {
+	s.Guard = view
+	if view.State == health.Unwatched || view.State == health.Dead || view.Heard < 0 || view.DetectWithin <= 0 {
+		return // it judges nothing, or sees no silence
+	}
+	s.DetectBusy = min(s.DetectBusy, view.DetectWithin)
+	if view.FreshFor > 0 || s.KeepAlive.Enable && s.KeepAlive.Idle < view.DetectWithin {
+		s.DetectIdle = min(s.DetectIdle, view.DetectWithin)
+	}
+}
+
 // note records that an option is unsupported; other errors stay.
 func (s *Socket) note(option string, err error) error {
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -98,7 +141,7 @@ func (s *Socket) readBuffers(fd uintptr) error {
 }
 
 func (s *Socket) read(fd uintptr) error {
-	var errs [6]error
+	var errs [7]error
 	ka, err := sockopt.GetKeepAlive(fd)
 	errs[0] = s.note("keep-alive", err)
 	s.KeepAlive = net.KeepAliveConfig{Enable: ka.Enable, Idle: ka.Idle, Interval: ka.Interval, Count: ka.Count}
@@ -109,6 +152,8 @@ func (s *Socket) read(fd uintptr) error {
 	s.NoDelay, err = sockopt.NoDelay(fd)
 	errs[3] = s.note("no-delay", err)
 	errs[4] = s.readBuffers(fd)
+	s.RTOMax, err = sockopt.RTOMax(fd)
+	errs[6] = s.note("RTO max", err)
 
 	var info sockopt.Info
 	err = sockopt.TCPInfo(fd, &info)
@@ -117,7 +162,7 @@ func (s *Socket) read(fd uintptr) error {
 		s.State, s.LastHeard, s.RTT = info.State.String(), info.SincePeerHeard(), info.RTT
 	}
 	s.MultipathTCP, s.MultipathInUse = sockopt.IsMPTCP(fd)
-	s.DetectIdle, s.DetectBusy = detection(runtime.GOOS, s.KeepAlive, s.UserTimeout)
+	s.DetectIdle, s.DetectBusy = detection(runtime.GOOS, s.KeepAlive, s.UserTimeout, s.RTOMax)
 	if s.MultipathInUse {
 		wait := sockopt.MPTCPCloseTimeout()
 		s.DetectIdle, s.DetectBusy = later(s.DetectIdle, wait), later(s.DetectBusy, wait)
@@ -133,9 +178,13 @@ func later(d, by time.Duration) time.Duration { return d + min(by, Never-d) }
 // can be relied on. Apple's kernel looks at the time that has passed since the
 // first retransmission only when another one is due, and they are ever farther
 // apart: nearly twice the user timeout may have passed by then.
-func detection(goos string, ka net.KeepAliveConfig, userTimeout time.Duration) (idle, busy time.Duration) {
+func detection(goos string, ka net.KeepAliveConfig, userTimeout, rtoMax time.Duration) (idle, busy time.Duration) {
 	if goos == "linux" || goos == "android" {
-		return DetectionTime(ka, userTimeout)
+		idle, busy = DetectionTime(ka, userTimeout)
+		if userTimeout <= 0 && rtoMax > 0 {
+			busy = kernelLimit(rtoMax)
+		}
+		return idle, busy
 	}
 	idle, busy = Never, Never
 	if ka.Enable && ka.Idle > 0 && ka.Interval > 0 && ka.Count > 0 {
@@ -158,14 +207,20 @@ func (s Socket) String() string {
 	if s.Layered {
 		b.WriteString(" (layered)")
 	}
-	if s.State == sockopt.StateClose.String() {
-		return b.String() + ": dead (" + s.State + ")"
-	}
-	if s.DetectIdle == 0 && s.DetectBusy == 0 {
+	switch {
+	case s.State == sockopt.StateClose.String():
+		b.WriteString(": dead (" + s.State + ")")
+	case s.DetectIdle == 0 && s.DetectBusy == 0:
 		fmt.Fprintf(&b, ": no silent death; buffers %d/%d", s.ReadBuffer, s.WriteBuffer)
-		return b.String()
+	default:
+		s.describe(&b)
 	}
-	fmt.Fprintf(&b, ": silent death noticed after %s idle, %s busy", short(s.DetectIdle), short(s.DetectBusy))
+	describeGuard(&b, s.Guard)
+	return b.String()
+}
+
+func (s *Socket) describe(b *strings.Builder) {
+	fmt.Fprintf(b, ": silent death noticed after %s idle, %s busy", short(s.DetectIdle), short(s.DetectBusy))
 	ka, ut := "off", "none"
 	if s.KeepAlive.Enable {
 		ka = KeepAlive(s.KeepAlive).String()
@@ -173,7 +228,10 @@ func (s Socket) String() string {
 	if s.UserTimeout > 0 {
 		ut = short(s.UserTimeout)
 	}
-	fmt.Fprintf(&b, "; keep-alive %s, user timeout %s", ka, ut)
+	fmt.Fprintf(b, "; keep-alive %s, user timeout %s", ka, ut)
+	if s.RTOMax > 0 && s.RTOMax != maxRTOMax {
+		b.WriteString(", RTO max " + short(s.RTOMax))
+	}
 	for _, f := range []struct {
 		on   bool
 		name string
@@ -187,14 +245,33 @@ func (s Socket) String() string {
 			b.WriteString(", " + f.name)
 		}
 	}
-	fmt.Fprintf(&b, ", buffers %d/%d", s.ReadBuffer, s.WriteBuffer)
+	fmt.Fprintf(b, ", buffers %d/%d", s.ReadBuffer, s.WriteBuffer)
 	if s.State != "" {
-		fmt.Fprintf(&b, "; %s, heard %v ago, round trip %v", s.State, s.LastHeard, s.RTT)
+		fmt.Fprintf(b, "; %s, heard %v ago, round trip %v", s.State, s.LastHeard, s.RTT)
 	}
 	if len(s.Unsupported) > 0 {
 		b.WriteString("; unsupported: " + strings.Join(s.Unsupported, ", "))
 	}
-	return b.String()
+}
+
+func describeGuard(b *strings.Builder, v health.View) {
+	if v.State == health.Unwatched {
+		return
+	}
+	fmt.Fprintf(b, "; guard: %v", v.State)
+	if v.Unanswered > 0 {
+		fmt.Fprintf(b, ", %d unanswered", v.Unanswered)
+	}
+	switch {
+	case v.State == health.Dead:
+		if v.Cause != nil {
+			fmt.Fprintf(b, ", %v", v.Cause)
+		}
+	case v.FreshFor > 0:
+		b.WriteString(", fresh for " + short(v.FreshFor))
+	default:
+		b.WriteString(", not kept fresh")
+	}
 }
 
 func name(a net.Addr) string {

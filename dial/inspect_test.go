@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-go/holdfast/health"
 )
 
 func TestInspectSaysWhyItCannot(t *testing.T) {
@@ -59,4 +61,14 @@ func TestASocketDescribesItself(t *testing.T) {
 	s = Socket{DetectIdle: Never, DetectBusy: KernelLimit, Unsupported: []string{"user timeout", "TCP info"}}
 	assert.Equal(t, "? to ?: silent death noticed after never idle, 15m24.6s busy; "+
 		"keep-alive off, user timeout none, buffers 0/0; unsupported: user timeout, TCP info", s.String())
+
+	s = Socket{State: "CLOSED", Guard: health.View{State: health.Dead, Unanswered: 5,
+		Cause: &health.SilenceError{Remote: tcp("10.0.1.2", 6379), Silent: 3 * time.Second, Unanswered: 5, Fresh: true}}}
+	assert.Regexp(t, `^\? to \?: dead \(CLOSED\); guard: dead, 5 unanswered, health: 10.0.1.2:6379 was not heard for 3s`, s.String())
+	s = Socket{RTOMax: 1500 * time.Millisecond, DetectIdle: Never, DetectBusy: time.Second,
+		Guard: health.View{State: health.SlowReader, DetectWithin: time.Second, FreshFor: 90 * time.Second}}
+	assert.Contains(t, s.String(), "user timeout none, RTO max 1.5s, buffers")
+	assert.Contains(t, s.String(), "; guard: slow reader, fresh for 1m30s")
+	s.Guard.FreshFor = -1
+	assert.Contains(t, s.String(), "; guard: slow reader, not kept fresh")
 }

@@ -13,14 +13,15 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/internal/netlab"
 )
 
 const labPort = 6379
 
-// slack is what the promise allows beside DetectWithin: half a second, and one
-// retransmission.
-const slack = 500*time.Millisecond + 400*time.Millisecond
+// slack is what the promise allows beside DetectWithin: one retransmission, or
+// what the guard waits for an answer to its last question.
+const slack = time.Second
 
 // labEcho accepts on the server and echoes.
 func labEcho(t *testing.T, lab *netlab.Lab) {
@@ -40,46 +41,80 @@ func labEcho(t *testing.T, lab *netlab.Lab) {
 	}()
 }
 
-func labDial(t *testing.T, lab *netlab.Lab, cfg Config) net.Conn {
+// labDialer is for dials by lab.Client: what the guard does stays in the lab.
+func labDialer(t *testing.T, lab *netlab.Lab, cfg Config) *Dialer {
 	t.Helper()
-	c, err := lab.Client.Dial(t.Context(), newDialer(t, cfg).DialContext, lab.Server.Addr(labPort))
+	d := newDialer(t, cfg)
+	if !cfg.Unguarded {
+		d.canary = lab.Client.Dialer(d.canary)
+	}
+	return d
+}
+
+func labDial(t *testing.T, lab *netlab.Lab, d *Dialer) net.Conn {
+	t.Helper()
+	c, err := lab.Client.Dial(t.Context(), d.DialContext, lab.Server.Addr(labPort))
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return c
 }
 
 // detected waits for c's death in a Read, and requires that it is in time and
-// of the path.
-func detected(t *testing.T, c net.Conn, since time.Time, within time.Duration, errnos ...error) {
+// of the path. If a guard ended it, which it may do in place of the kernel, it
+// must say that it was because of DetectWithin.
+func detected(t *testing.T, d *Dialer, c net.Conn, since time.Time, within time.Duration, errnos ...error) {
 	t.Helper()
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(within+10*time.Second)))
 	_, err := c.Read(make([]byte, 1))
-	took := time.Since(since)
+	judge(t, d, c, err, time.Since(since), within, errnos...)
+}
+
+// judge is detected for a Read that has ended.
+func judge(t *testing.T, d *Dialer, c net.Conn, err error, took, within time.Duration, errnos ...error) {
+	t.Helper()
 	t.Logf("%v after %v", err, took)
-	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the kernel noticed nothing")
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "nothing was noticed")
+	assert.LessOrEqual(t, took, within+slack)
+	if d.Guard() != nil && errors.Is(err, syscall.ECONNRESET) {
+		var silence *health.SilenceError
+		require.ErrorAs(t, d.Guard().Cause(c), &silence)
+		assert.False(t, silence.Fresh, "no new connection works")
+		return
+	}
 	var is bool
 	for _, errno := range errnos {
 		is = is || errors.Is(err, errno)
 	}
 	assert.True(t, is, "%v", err)
-	assert.LessOrEqual(t, took, within+slack)
+}
+
+// guardedOrNot names a Config's subtest.
+func guardedOrNot(cfg Config) string {
+	if cfg.Unguarded {
+		return "the kernel alone"
+	}
+	return "with a guard"
 }
 
 // Row b of the faults that the module must survive.
 func TestSilentDropWhileAReadWaitsAfterAWrite(t *testing.T) {
 	t.Parallel()
-	for _, within := range []time.Duration{2 * time.Second, 5 * time.Second} {
-		t.Run(within.String(), func(t *testing.T) {
+	for _, cfg := range []Config{
+		{DetectWithin: 2 * time.Second}, {DetectWithin: 2 * time.Second, Unguarded: true},
+		{DetectWithin: 5 * time.Second}, {DetectWithin: 5 * time.Second, Unguarded: true},
+	} {
+		t.Run(guardedOrNot(cfg)+" "+cfg.DetectWithin.String(), func(t *testing.T) {
 			t.Parallel()
 			lab := netlab.New(t)
 			labEcho(t, lab)
-			c := labDial(t, lab, Config{DetectWithin: within})
+			d := labDialer(t, lab, cfg)
+			c := labDial(t, lab, d)
 			talk(t, c)
 			lab.Drop()
 			begin := time.Now()
 			_, err := c.Write([]byte("x"))
 			require.NoError(t, err)
-			detected(t, c, begin, within, syscall.ETIMEDOUT)
+			detected(t, d, c, begin, cfg.DetectWithin, syscall.ETIMEDOUT)
 		})
 	}
 }
@@ -101,7 +136,9 @@ func TestAnIdleConnectionDiesWhenDetectionTimeSays(t *testing.T) {
 			t.Parallel()
 			lab := netlab.New(t)
 			labEcho(t, lab)
-			c := labDial(t, lab, tt.cfg)
+			tt.cfg.Unguarded = true
+			d := labDialer(t, lab, tt.cfg)
+			c := labDial(t, lab, d)
 			s, err := Inspect(c)
 			require.NoError(t, err)
 			want, _ := DetectionTime(s.KeepAlive, s.UserTimeout)
@@ -112,7 +149,7 @@ func TestAnIdleConnectionDiesWhenDetectionTimeSays(t *testing.T) {
 			talk(t, c)
 			begin := time.Now()
 			lab.Drop()
-			detected(t, c, begin, want, syscall.ETIMEDOUT)
+			detected(t, d, c, begin, want, syscall.ETIMEDOUT)
 			assert.GreaterOrEqual(t, time.Since(begin), want-500*time.Millisecond, "nor before the probes had their chance")
 		})
 	}
@@ -122,7 +159,7 @@ func TestOneLostProbeKillsNothing(t *testing.T) {
 	t.Parallel()
 	lab := netlab.New(t)
 	labEcho(t, lab)
-	c := labDial(t, lab, Config{DetectWithin: 5 * time.Second}) // probes 2, 3 and 4 s after the last word
+	c := labDial(t, lab, labDialer(t, lab, Config{DetectWithin: 5 * time.Second})) // probes 2, 3 and 4 s after the last word
 	talk(t, c)
 	lab.Drop()
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(3300*time.Millisecond)))
@@ -147,7 +184,7 @@ func TestUnreachableOnDialIsSaidAtOnce(t *testing.T) {
 	lab.Delay(2*time.Millisecond, 0)
 	for _, addr := range []string{lab.Server.Addr(labPort), lab.Server.Addr6(labPort)} {
 		begin := time.Now()
-		_, err := lab.Client.Dial(t.Context(), newDialer(t, Config{DetectWithin: 5 * time.Second}).DialContext, addr)
+		_, err := lab.Client.Dial(t.Context(), labDialer(t, lab, Config{DetectWithin: 5 * time.Second}).DialContext, addr)
 		took := time.Since(begin)
 		assert.ErrorIs(t, err, syscall.EHOSTUNREACH, addr)
 		phase(t, err, PhaseConnect)
@@ -173,20 +210,25 @@ func TestUnreachableWhileIdleAndInFlightIsNoticedInTime(t *testing.T) {
 		// Answers to keep-alive probes are outside the window, so they don't count.
 		{"idle, fast unreachable", false, Config{DetectWithin: within, FastUnreachable: true}, within, path[1:]},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			lab := netlab.New(t)
-			labEcho(t, lab)
-			c := labDial(t, lab, tt.cfg)
-			talk(t, c)
-			lab.Unreachable()
-			begin := time.Now()
-			if tt.busy {
-				_, err := c.Write([]byte("x"))
-				require.NoError(t, err)
-			}
-			detected(t, c, begin, tt.within, tt.want...)
-		})
+		for _, unguarded := range []bool{false, true} {
+			tt := tt
+			tt.cfg.Unguarded = unguarded
+			t.Run(tt.name+", "+guardedOrNot(tt.cfg), func(t *testing.T) {
+				t.Parallel()
+				lab := netlab.New(t)
+				labEcho(t, lab)
+				d := labDialer(t, lab, tt.cfg)
+				c := labDial(t, lab, d)
+				talk(t, c)
+				lab.Unreachable()
+				begin := time.Now()
+				if tt.busy {
+					_, err := c.Write([]byte("x"))
+					require.NoError(t, err)
+				}
+				detected(t, d, c, begin, tt.within, tt.want...)
+			})
+		}
 	}
 }
 
@@ -203,7 +245,7 @@ func TestAPeerThatLivesButDoesNotRead(t *testing.T) {
 			t.Parallel()
 			lab := netlab.New(t)
 			deaf := lab.Server.ListenDeaf(t, labPort)
-			c := labDial(t, lab, Config{DetectWithin: within, SlowReaders: tt.slow, WriteBuffer: 16 << 10})
+			c := labDial(t, lab, labDialer(t, lab, Config{DetectWithin: within, SlowReaders: tt.slow, WriteBuffer: 16 << 10}))
 			require.NoError(t, c.SetWriteDeadline(time.Now().Add(3*within)))
 			begin := time.Now()
 			sent, err := io.Copy(c, endless{})
@@ -238,7 +280,7 @@ func TestADeadAddressIsGivenUpWithinTheTimeout(t *testing.T) {
 	lab.Drop()
 	dial := func(ctx context.Context, cfg Config) (time.Duration, error) {
 		begin := time.Now()
-		_, err := lab.Client.Dial(ctx, newDialer(t, cfg).DialContext, lab.Server.Addr(labPort))
+		_, err := lab.Client.Dial(ctx, labDialer(t, lab, cfg).DialContext, lab.Server.Addr(labPort))
 		return time.Since(begin), err
 	}
 
@@ -277,7 +319,8 @@ func TestAMultipathConnectionWaitsForAnotherPathBeforeItDies(t *testing.T) {
 	}))
 	defer ln.Close()
 	cfg := Config{MultipathTCP: true, UserTimeout: -1, KeepAlive: keepAlive(time.Second, time.Second, 2)}
-	c := labDial(t, lab, cfg)
+	d := labDialer(t, lab, cfg)
+	c := labDial(t, lab, d)
 	peer, err := ln.Accept()
 	require.NoError(t, err)
 	defer peer.Close()
@@ -290,14 +333,14 @@ func TestAMultipathConnectionWaitsForAnotherPathBeforeItDies(t *testing.T) {
 	require.Equal(t, 3*time.Second+wait, s.DetectIdle)
 	begin := time.Now()
 	lab.Drop()
-	detected(t, c, begin, s.DetectIdle, syscall.ENOTCONN)
+	detected(t, d, c, begin, s.DetectIdle, syscall.ENOTCONN)
 	assert.Greater(t, time.Since(begin), s.DetectIdle-500*time.Millisecond)
 }
 
 func TestAListenerNoticesThatItsClientVanished(t *testing.T) {
 	t.Parallel()
 	lab := netlab.New(t)
-	d := newDialer(t, Config{DetectWithin: 2 * time.Second})
+	d := newDialer(t, Config{DetectWithin: 2 * time.Second, Unguarded: true})
 	var ln net.Listener
 	require.NoError(t, lab.Server.Do(func() (err error) {
 		ln, err = d.ListenConfig().Listen(t.Context(), "tcp", ":6379")
@@ -312,10 +355,10 @@ func TestAListenerNoticesThatItsClientVanished(t *testing.T) {
 		}
 		close(accepted)
 	}()
-	labDial(t, lab, Config{})
+	labDial(t, lab, labDialer(t, lab, Config{}))
 	c := <-accepted
 	require.NotNil(t, c)
 	defer c.Close()
 	lab.Drop()
-	detected(t, c, time.Now(), 2*time.Second, syscall.ETIMEDOUT)
+	detected(t, d, c, time.Now(), 2*time.Second, syscall.ETIMEDOUT)
 }

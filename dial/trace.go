@@ -6,11 +6,13 @@ import (
 	"net"
 	"net/http/httptrace"
 	"time"
+
+	"github.com/holdfast-go/holdfast/health"
 )
 
 // Trace is told what a dialer does. Any hook may be nil, and a nil *Trace tells
 // nothing and costs nothing. Hooks run on the dialling goroutines and hold them
-// up.
+// up, all but ConnState.
 //
 // Hooks may be called concurrently: two attempts to connect may race, and many
 // dials may run at once. ConnectDone of the attempt that lost may come after
@@ -42,6 +44,13 @@ type Trace struct {
 
 	// HandshakeDone is called when a TLS handshake succeeded or failed.
 	HandshakeDone func(ctx context.Context, d HandshakeDone)
+
+	// ConnState is called when the guard changes its mind about a connection: it
+	// became suspect, its peer was heard again, it is dead and why. It runs on
+	// the goroutine of the guard that watches the connection and must not wait
+	// for anything. Nothing is told with Unguarded, nor where the guard reports
+	// events only, as with MultipathTCP and without keep-alive.
+	ConnState func(health.StateChange)
 }
 
 // DialStart is what [Trace.DialStart] is told.
@@ -57,6 +66,12 @@ type DialDone struct {
 	Conn             net.Conn // nil if Err is not
 	Err              error
 	Duration         time.Duration // of the whole dial
+
+	// GuardErr is why the guard doesn't watch the connection, if it should but
+	// can't: the kernel has no watches left, say. The dial succeeds all the same,
+	// because the options that are set protect the connection, but with
+	// SlowReaders only while it is idle.
+	GuardErr error
 }
 
 // LookupStart is what [Trace.LookupStart] is told.
@@ -119,6 +134,24 @@ func Join(traces ...*Trace) *Trace {
 		ConnectDone:    join(all, func(t *Trace) func(context.Context, ConnectDone) { return t.ConnectDone }),
 		HandshakeStart: joinStart(all, func(t *Trace) func(context.Context, HandshakeStart) context.Context { return t.HandshakeStart }),
 		HandshakeDone:  join(all, func(t *Trace) func(context.Context, HandshakeDone) { return t.HandshakeDone }),
+		ConnState:      joinConnState(all),
+	}
+}
+
+func joinConnState(all []*Trace) func(health.StateChange) {
+	var hooks []func(health.StateChange)
+	for _, t := range all {
+		if t.ConnState != nil {
+			hooks = append(hooks, t.ConnState)
+		}
+	}
+	if len(hooks) == 0 {
+		return nil
+	}
+	return func(s health.StateChange) {
+		for _, h := range hooks {
+			h(s)
+		}
 	}
 }
 

@@ -1,0 +1,134 @@
+package dial
+
+import (
+	"context"
+	"errors"
+	"net"
+	"syscall"
+
+	"github.com/holdfast-go/holdfast/health"
+	"github.com/holdfast-go/holdfast/internal/sockopt"
+)
+
+// makeGuard makes what the dialer needs to have its connections watched.
+func (d *Dialer) makeGuard() error {
+	if d.cfg.Unguarded {
+		return nil
+	}
+	d.canary = d.dialHalfOpen
+	if d.cfg.guarded() {
+		p := health.PolicyConfig{
+			DetectWithin: d.cfg.DetectWithin,
+			FreshFor:     d.cfg.FreshFor,
+			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				return d.canary(ctx, network, address)
+			},
+		}
+		if t := d.cfg.Trace; t != nil {
+			p.StateChanged = t.ConnState
+		}
+		var err error
+		if d.policy, err = health.NewPolicy(p); err != nil {
+			return err
+		}
+	}
+	d.guard = d.cfg.Guard
+	if d.guard != nil {
+		return nil
+	}
+	var err error
+	d.own, err = health.NewGuard(health.GuardConfig{})
+	d.guard = d.own
+	return err
+}
+
+// Guard returns the guard that watches the connections of dials without one in
+// their context: Config.Guard or the one that New made; nil if Unguarded. Share
+// it with a pool or another dialer, or ask it about a connection.
+func (d *Dialer) Guard() *health.Guard { return d.guard }
+
+// Close ends the guard that New made and waits until its goroutine has ended:
+// don't call it from a hook. A guard that was given is left alone. Close may be
+// called more than once, and always returns nil.
+//
+// Connections go on without the guard, on the kernel's options alone. Dials fail
+// from now on, with an error for which errors.Is(err, [health.ErrGuardClosed])
+// holds.
+func (d *Dialer) Close() error {
+	d.closed.Store(true)
+	if d.own == nil {
+		return nil
+	}
+	return d.own.Close()
+}
+
+// closedError is why a dialer that was closed doesn't dial.
+type closedError struct{}
+
+func (closedError) Error() string { return "the dialer is closed" }
+func (closedError) Unwrap() error { return health.ErrGuardClosed }
+
+// watch has a guard watch a connection and sets what is only good under its
+// eyes. Done learns why that was not possible. The error is that of a dial that
+// must fail.
+func (d *Dialer) watch(ctx context.Context, c net.Conn, done *DialDone) error {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	if d.guard != nil {
+		g := health.GuardFromContext(ctx)
+		if g == nil {
+			g = d.guard
+		}
+		_, done.GuardErr = g.Watch(c, d.policy, nil)
+	}
+	switch err := done.GuardErr; {
+	case errors.Is(err, health.ErrGuardClosed):
+		done.GuardErr = nil
+		e := &Error{Phase: PhaseWatch, Network: done.Network, Address: done.Address, Err: err}
+		if d.closed.Load() {
+			e.Err = closedError{}
+		} else {
+			e.Advice = "a guard must be closed after the dialers and pools that use it"
+		}
+		return e
+	case d.cfg.RTOMax <= 0, err != nil && d.cfg.UserTimeout <= 0:
+		return nil // the latter would be given up after few retransmissions
+	}
+	// Not before connecting, where it would cost SYNs: Linux gives up after 10.
+	if rc, err := tcp.SyscallConn(); err == nil {
+		_ = rc.Control(d.setRTOMax) // what a kernel or a sandbox doesn't have isn't missed
+	}
+	return nil
+}
+
+// dialHalfOpen connects to an address as far as the peer's kernel goes: its
+// program doesn't see the connection if it is closed at once.
+func (d *Dialer) dialHalfOpen(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := net.Dialer{
+		KeepAlive:      -1,
+		ControlContext: d.controlHalfOpen,
+	}
+	if a := d.cfg.LocalAddr; a != nil {
+		dialer.LocalAddr = &net.TCPAddr{IP: a.IP, Zone: a.Zone} // the port is taken
+	}
+	dialer.SetMultipathTCP(false)
+	return dialer.DialContext(ctx, network, address)
+}
+
+func (d *Dialer) controlHalfOpen(ctx context.Context, network, address string, rc syscall.RawConn) error {
+	if d.cfg.Control != nil {
+		if err := d.cfg.Control(ctx, network, address, rc); err != nil {
+			return err
+		}
+	}
+	var opErr error
+	if err := rc.Control(func(fd uintptr) { opErr = sockopt.HalfOpen(fd) }); err != nil {
+		return err
+	}
+	if opErr != nil && !errors.Is(opErr, errors.ErrUnsupported) {
+		return opErr
+	}
+	return nil
+}
