@@ -21,7 +21,7 @@ func (p *Pool[T]) heard(e *entry[T]) bool {
 // ask asks the peer's kernel whether it still knows e, which the caller owns,
 // and those of the idle connections that are next.
 func (p *Pool[T]) ask(ctx context.Context, e *entry[T], now int64) verdict {
-	p.askTheRest(now)
+	p.askTheRest(e, now)
 	states, err := p.guard.Check(ctx, e.conn)
 	if e.has(flagDead) {
 		return e.deadVerdict()
@@ -49,9 +49,12 @@ func (p *Pool[T]) compare(e *entry[T]) {
 // that is dead, the others may be, too: then many cost no more time than one.
 // One such round at a time is enough, who comes meanwhile asks for their own
 // connection, and the guard asks no peer twice.
-func (p *Pool[T]) askTheRest(now int64) {
+func (p *Pool[T]) askTheRest(own *entry[T], now int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.asking && own.round == p.round {
+		return // it is counted there
+	}
 	p.stat.Asked++
 	if p.asking || p.closed {
 		return
@@ -59,10 +62,12 @@ func (p *Pool[T]) askTheRest(now int64) {
 	var rest []*entry[T]
 	for e := p.idle.first; e != nil; e = e.next {
 		if e.watch != nil && now-max(e.idleSince, e.provenAt) >= p.freshFor {
+			e.round = p.round + 1
 			rest = append(rest, e)
 		}
 	}
 	if rest != nil {
+		p.round++
 		p.asking = true
 		p.work.Add(1)
 		go p.askAll(rest)

@@ -45,6 +45,7 @@ type entry[T any] struct {
 	leak      *leak
 
 	// Guarded by the pool's mutex.
+	round      uint64 // of asking that it was last part of
 	gen        uint64 // raised whenever the holder loses it
 	idleSince  int64
 	prev, next *entry[T]

@@ -72,6 +72,7 @@ type Pool[T any] struct {
 	upkeepID int         // of the timer in upkeep
 	hurried  bool        // upkeep runs soon, because somebody waits
 	asking   bool        // idle connections are being asked, all together
+	round    uint64      // of asking
 }
 
 // New makes a pool. It does no I/O: connections are opened when callers or

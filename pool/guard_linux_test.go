@@ -1,0 +1,259 @@
+package pool_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/holdfast-go/holdfast/health"
+	"github.com/holdfast-go/holdfast/internal/netlab"
+	"github.com/holdfast-go/holdfast/pool"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	guarded  = 20 // connections, and as many are allowed
+	freshFor = detectWithin / 2
+)
+
+// newGuarded is a pool of connections that were all used just now, in a lab
+// whose server answers.
+func newGuarded(t *testing.T, cfg netlab.Config, edit func(*netlab.Lab, *pool.Config[net.Conn])) (*netlab.Lab, labPool) {
+	lab := netlab.NewWith(t, cfg)
+	t.Cleanup(serve(lab.Server.Listen(t, port), nil).stop)
+	p := newLabPool(t, lab, func(c *pool.Config[net.Conn]) {
+		c.MaxConns, c.MaxConcurrentOpens = guarded, guarded
+		if edit != nil {
+			edit(lab, c)
+		}
+	})
+	useAll(t, p)
+	return lab, p
+}
+
+// useAll uses all connections of a pool.
+func useAll(t *testing.T, p labPool) {
+	t.Helper()
+	held := make([]pool.Conn[net.Conn], guarded)
+	for i := range held {
+		held[i] = acquire(t, p.Pool)
+	}
+	for _, c := range held {
+		require.NoError(t, echo(t.Context(), c.Value()))
+		c.Release()
+	}
+}
+
+// reboot takes the server's power away and starts it again.
+func reboot(t *testing.T, lab *netlab.Lab) {
+	lab.Server.Reboot()
+	t.Cleanup(serve(lab.Server.Listen(t, port), nil).stop)
+}
+
+// atOnce makes as many requests as there are connections, and returns how many
+// failed and how long the slowest took.
+func atOnce(p labPool, within time.Duration) (failed int64, slowest time.Duration) {
+	var failures, longest atomic.Int64
+	var wg sync.WaitGroup
+	for range guarded {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), within)
+			defer cancel()
+			began := time.Now()
+			if p.Do(ctx, echo) != nil {
+				failures.Add(1)
+			}
+			for took := int64(time.Since(began)); ; {
+				if l := longest.Load(); took <= l || longest.CompareAndSwap(l, took) {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return failures.Load(), time.Duration(longest.Load())
+}
+
+// oneByOne makes requests one after another, and returns how many failed and
+// when the first one succeeded.
+func oneByOne(p labPool, n int, within time.Duration) (failed int, first time.Duration) {
+	began := time.Now()
+	for range n {
+		ctx, cancel := context.WithTimeout(context.Background(), within)
+		if p.Do(ctx, echo) != nil {
+			failed++
+		} else if first == 0 {
+			first = time.Since(began)
+		}
+		cancel()
+	}
+	return failed, first
+}
+
+// requireReplaced waits until none of the first connections is left.
+func requireReplaced(t *testing.T, p labPool) {
+	t.Helper()
+	for i := range guarded {
+		select {
+		case c := <-p.closed:
+			require.Contains(t, []pool.Reason{pool.ReasonDead, pool.ReasonSilent, pool.ReasonFailed}, c.Reason, "%v", c.Err)
+		case <-time.After(2*detectWithin + slack):
+			t.Fatalf("%d of %d old connections are gone: %+v", i, guarded, p.Stat())
+		}
+	}
+}
+
+// sideBySide runs f for each duration up to the last, all at once, however few
+// processors there are.
+func sideBySide(t *testing.T, last, step time.Duration, f func(*testing.T, time.Duration)) {
+	var wg sync.WaitGroup
+	for d := time.Duration(0); d <= last; d += step {
+		wg.Go(func() { t.Run(d.String(), func(t *testing.T) { f(t, d) }) })
+	}
+	wg.Wait()
+}
+
+func TestARebootOfTheServerFailsNobodyAfterFreshFor(t *testing.T) {
+	t.Parallel()
+	sideBySide(t, freshFor, 500*time.Millisecond, func(t *testing.T, age time.Duration) {
+		lab, p := newGuarded(t, netlab.Config{}, nil)
+		time.Sleep(freshFor + 500*time.Millisecond - age) // not synchronisation: they are to be idle for so long
+		broken := time.Now()
+		reboot(t, lab)
+		time.Sleep(age - time.Since(broken))
+		failed, slowest := atOnce(p, 2*time.Second)
+		t.Logf("rebooted %v before %d requests at once: %d failed, the slowest took %v", age, guarded, failed, slowest)
+		requireReplaced(t, p)
+		if age >= freshFor {
+			require.Zero(t, failed)
+			require.Less(t, slowest, 500*time.Millisecond)
+		}
+	})
+}
+
+func TestAForgottenFlowFailsOneRequestAtMost(t *testing.T) {
+	t.Parallel()
+	sideBySide(t, freshFor, 500*time.Millisecond, func(t *testing.T, age time.Duration) {
+		lab, p := newGuarded(t, netlab.Config{NAT: true}, nil)
+		time.Sleep(freshFor + 500*time.Millisecond - age)
+		lab.ForgetNAT()
+		time.Sleep(age)
+		failed, first := oneByOne(p, 40, 2*time.Second)
+		t.Logf("forgotten %v before 40 requests one after another: %d failed, the first success came after %v", age, failed, first)
+		require.LessOrEqual(t, failed, 1)
+		if age >= freshFor {
+			require.Zero(t, failed)
+			require.Less(t, first, 500*time.Millisecond)
+		}
+		requireReplaced(t, p)
+		require.LessOrEqual(t, p.Stat().Total, guarded)
+	})
+}
+
+func TestAFlowForgottenUnderARequestFailsOnlyThat(t *testing.T) {
+	t.Parallel()
+	lab, p := newGuarded(t, netlab.Config{NAT: true}, nil)
+	time.Sleep(freshFor + 500*time.Millisecond)
+	sent, forgotten := make(chan bool), make(chan bool)
+	inFlight := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		inFlight <- p.Do(ctx, func(ctx context.Context, c net.Conn) error {
+			sent <- true
+			<-forgotten
+			return echo(ctx, c)
+		})
+	}()
+	<-sent
+	lab.ForgetNAT()
+	close(forgotten)
+	require.Error(t, <-inFlight)
+	failed, first := oneByOne(p, 40, 2*time.Second)
+	t.Logf("after the one in flight %d failed, the first success came after %v", failed, first)
+	require.Zero(t, failed)
+	require.Less(t, first, 500*time.Millisecond)
+	requireReplaced(t, p)
+}
+
+// TestTheLongIdleAreAskedAtCheckout waits for more than the minute for which the
+// guard keeps fresh what was used.
+func TestTheLongIdleAreAskedAtCheckout(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes more than a minute")
+	}
+	t.Parallel()
+	var wg sync.WaitGroup
+	for name, tc := range map[string]struct {
+		fault  func(*testing.T, *netlab.Lab)
+		within time.Duration
+	}{
+		"none":      {func(*testing.T, *netlab.Lab) {}, 300 * time.Millisecond},
+		"reboot":    {reboot, 300 * time.Millisecond},
+		"forgotten": {func(_ *testing.T, lab *netlab.Lab) { lab.ForgetNAT() }, time.Second},
+	} {
+		run := func(t *testing.T) {
+			lab, p := newGuarded(t, netlab.Config{}, func(lab *netlab.Lab, c *pool.Config[net.Conn]) {
+				c.MaxConnIdleTime = -1
+				c.Open = func(ctx context.Context) (net.Conn, error) { // no keep-alive to be heard by
+					return lab.Client.Dial(ctx, (&net.Dialer{KeepAlive: -1}).DialContext, lab.Server.Addr(port))
+				}
+			})
+			time.Sleep(62 * time.Second)
+			tc.fault(t, lab)
+			time.Sleep(freshFor)
+			failed, slowest := atOnce(p, 2*time.Second)
+			s := p.Stat()
+			t.Logf("%d failed, the slowest took %v, %d were asked", failed, slowest, s.Asked)
+			require.Zero(t, failed)
+			require.Less(t, slowest, tc.within)
+			require.NotZero(t, s.Asked)
+			require.LessOrEqual(t, s.Asked, int64(guarded), "none twice")
+		}
+		wg.Go(func() { t.Run(name, run) })
+	}
+	wg.Wait()
+}
+
+func TestAShortOutageCostsNoIdleConnection(t *testing.T) {
+	t.Parallel()
+	sideBySide(t, 1800*time.Millisecond, 200*time.Millisecond, func(t *testing.T, phase time.Duration) {
+		var suspects atomic.Int64
+		lab, p := newGuarded(t, netlab.Config{}, func(_ *netlab.Lab, c *pool.Config[net.Conn]) {
+			c.Trace.ConnState = func(s health.StateChange) {
+				if s.To == health.Suspect {
+					suspects.Add(1)
+				}
+			}
+		})
+		time.Sleep(2*time.Second + phase)
+		lab.Drop()
+		time.Sleep(3 * time.Second) // not synchronisation: so long is the outage
+		lab.Heal()
+		healed := time.Now()
+		require.Eventually(t, func() bool { return p.Stat().Idle == guarded }, 10*time.Second, time.Millisecond, "%+v", p.Stat())
+		t.Logf("outage began %v after a use: %d suspicions, all well %v after the heal", 2*time.Second+phase, suspects.Load(), time.Since(healed))
+		failed, _ := atOnce(p, 2*time.Second)
+		require.Zero(t, failed)
+		useAll(t, p)
+		require.EqualValues(t, guarded, p.Stat().Opened)
+		require.Zero(t, p.Stat().ClosedAll())
+	})
+}
+
+func TestAnOutageUnderCallersCostsOneConnection(t *testing.T) {
+	t.Parallel()
+	lab, p := newGuarded(t, netlab.Config{}, nil)
+	time.Sleep(freshFor + 500*time.Millisecond)
+	lab.Drop()
+	time.Sleep(freshFor)
+	time.AfterFunc(1500*time.Millisecond, lab.Heal)
+	failed, slowest := atOnce(p, 20*time.Second)
+	s := p.Stat()
+	t.Logf("%d failed, the slowest took %v; %d of %d connections were given up", failed, slowest, s.ClosedAll(), guarded)
+	require.Zero(t, failed)
+	require.LessOrEqual(t, s.ClosedAll(), int64(1), "whose slot was needed to see whether one can be opened")
+}
