@@ -38,9 +38,9 @@ import (
 )
 
 // newPool is what a program of your own would do, but that there you would
-// call d.DialContext directly: here via takes the dial into a network
-// namespace.
-func newPool(addr string, conns int, detect time.Duration, trace *pool.Trace, via func(dialFunc) dialFunc) (*pool.Pool[*client], error) {
+// call d.DialContext directly, and leave Guard out: here via takes the dials
+// into a network namespace, the guard's own as well.
+func newPool(addr string, conns int, detect time.Duration, trace *pool.Trace, via func(dialFunc) dialFunc, guard *health.Guard) (*pool.Pool[*client], error) {
 	d, err := dial.New(dial.Config{DetectWithin: detect})
 	if err != nil {
 		return nil, err
@@ -57,6 +57,7 @@ func newPool(addr string, conns int, detect time.Duration, trace *pool.Trace, vi
 		Ping:         func(ctx context.Context, c *client) error { return health.RedisPing(ctx, c.socket) },
 		MaxConns:     conns,
 		DetectWithin: detect,
+		Guard:        guard,
 		Trace:        trace,
 	})
 }

@@ -142,7 +142,7 @@ func (s *side) newPool(addr string, o options, site *site) (doer, error) {
 	if s.name == ordinary {
 		return newPlain(addr, o.workers, s, site.dial)
 	}
-	return newPool(addr, o.workers, o.detect, s.trace(), site.dial)
+	return newPool(addr, o.workers, o.detect, s.trace(), site.dial, site.guard)
 }
 
 // result is what one fault did.

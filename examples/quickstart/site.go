@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 
+	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/internal/netlab"
 )
 
@@ -14,7 +15,8 @@ import (
 // over the loopback interface.
 type site struct {
 	lab   *netlab.Lab
-	noLab string // why there is none
+	noLab string        // why there is none
+	guard *health.Guard // one that dials in the lab; nil: the pool's own will do
 }
 
 func newSite(wanted bool, fail func(error)) (*site, error) {
@@ -29,7 +31,12 @@ func newSite(wanted bool, fail func(error)) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &site{lab: lab}, nil
+	guard, err := health.NewGuard(health.GuardConfig{Dial: lab.Client.Dialer(nil)})
+	if err != nil {
+		lab.Close()
+		return nil, err
+	}
+	return &site{lab: lab, guard: guard}, nil
 }
 
 func (s *site) String() string {
@@ -41,6 +48,7 @@ func (s *site) String() string {
 
 func (s *site) close() {
 	if s.lab != nil {
+		s.guard.Close()
 		s.lab.Close()
 	}
 }
