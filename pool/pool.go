@@ -225,7 +225,8 @@ func (p *Pool[T]) search(a *attempt, c Conn[T]) (Conn[T], error) {
 		if v.ok && (!v.slow || a.ctx.Err() == nil) {
 			if v.slow && c.Err() == ErrClosed {
 				p.acquiredNot.Add(1)
-				return Conn[T]{}, ErrClosed // Close took it during the check
+				p.giveBack(c.e) // unless Close took it during the check
+				return Conn[T]{}, ErrClosed
 			}
 			c.e.checkedOut(a.now)
 			return c, nil

@@ -247,3 +247,27 @@ func TestAStepOfTheWallClockFailsNoCaller(t *testing.T) {
 		})
 	}
 }
+
+func TestACloseDuringACheckGetsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closed := make(chan error, 1)
+		var p *Pool[*thing]
+		p = newThings(t, func(c *Config[*thing]) {
+			c.MaxConnIdleTime = -1
+			c.Ping = func(context.Context, *thing) error { return nil }
+			c.Trace = &Trace{PingDone: func(context.Context, PingDone) {
+				go func() {
+					ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+					defer cancel()
+					closed <- p.Close(ctx)
+				}()
+				synctest.Wait() // the ping has gone well, then the pool is closed
+			}}
+		})
+		mustAcquire(t, p).Release()
+		time.Sleep(time.Minute)
+		_, err := p.Acquire(t.Context())
+		require.ErrorIs(t, err, ErrClosed)
+		require.NoError(t, <-closed)
+	})
+}
