@@ -34,7 +34,7 @@
 // # What it costs on the wire
 //
 // An idle connection that was used within the last minute is asked once in
-// FreshFor, another one once in DetectWithin, unless the pool that owns it asks
+// FreshFor, another one once in half of DetectWithin, unless the pool that owns it asks
 // before it uses it: two packets each time, of 52 bytes each on IPv4.
 // Keep-alive that is more frequent, as package dial sets it (after 0.4 of
 // DetectWithin), leaves nothing to ask; the sum is then 2·60 s/idle packets per

@@ -24,6 +24,8 @@ type group struct {
 	canaryAt   int64 // when the last canary was sent
 	canaries   int   // under way
 
+	spreadAt    int64 // when all members were last asked because one was silent
+	hasty       bool  // its suspects are to be asked at once
 	accusedAt   int64 // when all members were last asked because one died
 	accusedPath bool  // and of what
 }
@@ -107,6 +109,6 @@ func (l *loop) canaryBack(c canary, now int64) {
 func (l *loop) fresh(g *group, began, now int64) {
 	g.freshBegan, g.freshAt = began, now
 	if g.trials > 0 {
-		l.hasten(g, now)
+		l.hasten(g)
 	}
 }

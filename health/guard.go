@@ -76,21 +76,23 @@ const (
 // no byte reaches the peer's application; the connection's own keep-alive is
 // mostly enough. Where data is in flight, its retransmissions are the questions.
 // Who doesn't answer in time (200 ms, or the round trip and four times its
-// variance) is a [Suspect], and is asked again every 600 ms; meanwhile the
-// kernel doesn't end it, its keep-alive options and user timeout are put back
-// as they were once it answers. When two questions in a row have gone
+// variance) is a [Suspect], and is asked again every 600 ms. Meanwhile it has a
+// user timeout that keeps the kernel from ending it, and a keep-alive of a
+// second; they are put back as they were once it answers or is watched no more,
+// unless its owner has set others. When two questions in a row have gone
 // unanswered, the other connections to the same address are asked as well.
 //
 // A suspect that has answered nothing is ended in two cases:
 //
 //   - A new connection to the same address works meanwhile, and the suspect
-//     leaves more questions unanswered after that: five or more in all, or four
-//     if others are as silent. It is the flow that is lost: a NAT gateway or
+//     leaves more questions unanswered after that: five in all, eight where
+//     packets got lost lately, or four if others are as silent. It is the flow that is lost: a NAT gateway or
 //     firewall has forgotten it, or a stand-in has taken over the address. Its
 //     owner reads ECONNRESET, at once.
-//   - DetectWithin, and what an answer to the last question may take (0.75 s),
-//     has passed since the peer was last heard. Its owner reads ETIMEDOUT from
-//     the kernel.
+//   - DetectWithin has passed since the peer was last heard, and what the answer
+//     to one more question takes (0.75 s); but if nobody had asked for long, not
+//     before half of DetectWithin, or 3 s, of asking. Its owner reads ETIMEDOUT
+//     from the kernel, or ECONNRESET if data was in flight.
 //
 // [Guard.Cause] tells a [*SilenceError] then. An outage that is shorter ends no
 // connection. A peer that answers window probes but reads nothing is a
@@ -355,7 +357,14 @@ func (g *Guard) register(w *Watch) error {
 func (g *Guard) unwatch(w *Watch) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if last := g.table.remove(w.id, weak.Make(w)); !last || g.events == nil || g.closed {
+	last := g.table.remove(w.id, weak.Make(w))
+	if w.policy != nil && g.wary.Load() && !g.closed {
+		if e := g.table.get(w.id); e == nil || e.policy == nil {
+			g.inbox.stopped = append(g.inbox.stopped, w)
+			g.kickLocked()
+		}
+	}
+	if !last || g.events == nil || g.closed {
 		return
 	}
 	// Under the lock, lest a new Watch of the same connection lose its events.

@@ -53,6 +53,9 @@ func (l *loop) look(it *item) {
 	now := l.clock()
 	last, wasBusy := w.lookedAt, w.wasBusy
 	w.lookedAt, w.wasBusy = now, inFlight(info)
+	if w.wasBusy && !wasBusy {
+		w.busyAt = last
+	}
 	if l.byID[it.id] != nil {
 		return
 	}
@@ -61,11 +64,7 @@ func (l *loop) look(it *item) {
 	switch {
 	case w.wasBusy:
 		if repeated(info) > 0 && age >= patience(info) {
-			since := now - int64(age)
-			if !wasBusy {
-				since = max(since, last)
-			}
-			l.step(l.begin(it, since), now)
+			l.step(l.begin(it, max(now-int64(age), w.busyAt)), now)
 			return
 		}
 		if windowClosed(info) && wasBusy {
@@ -97,7 +96,7 @@ func (l *loop) wantsAsking(cfg *PolicyConfig, info *sockopt.Info) bool {
 		if cfg.AskedBeforeUse {
 			return false
 		}
-		limit = cfg.DetectWithin
+		limit = cfg.DetectWithin / 2 // the rest is for the verdict
 	}
 	return info.SincePeerHeard() >= max(askable, limit-limit/20)
 }

@@ -40,6 +40,7 @@ type loop struct {
 	byID     map[entryID]*trial
 	due      trialHeap
 	ended    []*trial
+	hasty    []*group
 	free     []*trial
 	ids      []entryID
 	window   int64 // since when probes are counted
@@ -55,15 +56,18 @@ type inbox struct {
 	doubts    []doubt
 	newcomers []newcomer
 	canaries  []canary
+	stopped   []*Watch
 }
 
 func (in *inbox) empty() bool {
-	return len(in.questions)+len(in.doubts)+len(in.newcomers)+len(in.canaries) == 0
+	return len(in.questions)+len(in.doubts)+len(in.newcomers)+len(in.canaries)+len(in.stopped) == 0
 }
 
 func (in *inbox) clear() {
 	clear(in.questions)
 	clear(in.canaries)
+	clear(in.stopped)
+	in.stopped = in.stopped[:0]
 	in.questions, in.doubts = in.questions[:0], in.doubts[:0]
 	in.newcomers, in.canaries = in.newcomers[:0], in.canaries[:0]
 }
@@ -143,7 +147,9 @@ func (l *loop) turn() (next int64, ok bool) {
 	g.mu.Unlock()
 	l.empty(&l.inbox)
 	l.sweep()
+	l.hastenAll(l.clock())
 	l.tryAll()
+	l.hastenAll(l.clock())
 	if l.idle > 1 && len(l.byID) == 0 && l.leave() {
 		return 0, false
 	}
@@ -157,6 +163,9 @@ func (l *loop) turn() (next int64, ok bool) {
 
 // empty does what the inbox says.
 func (l *loop) empty(in *inbox) {
+	for _, w := range in.stopped {
+		l.acquit(w)
+	}
 	for _, n := range in.newcomers {
 		l.newcomer(n)
 	}

@@ -28,7 +28,7 @@ type PolicyConfig struct {
 	// FreshFor is how long after its peer was heard a connection counts as
 	// alive without being asked. Connections that were used within the last
 	// minute are asked so often that they stay fresh, where the kernel's
-	// keep-alive doesn't do that already; those that weren't, once per
+	// keep-alive doesn't do that already; those that weren't, once in half of
 	// DetectWithin. Zero: half of DetectWithin, but at least 1 s. Less than 1 s
 	// is an error, as keep-alive counts in seconds. Negative: none is asked for
 	// freshness' sake, which saves batteries.

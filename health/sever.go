@@ -96,19 +96,26 @@ func (g *Guard) Sever(c net.Conn, cause error) error {
 	return opErr
 }
 
+// acquit closes the trial of a connection that is under no policy any more.
+func (l *loop) acquit(w *Watch) {
+	t := l.byID[w.id]
+	if t == nil {
+		return
+	}
+	if t.asking {
+		_ = l.kernel.restore(w, &t.timers) // fails if its owner has closed it
+	}
+	l.answer(t, Unwatched)
+	l.end(t)
+}
+
 // putBack is called when the loop ends: connections go on under the kernel's
-// options alone. Where the kernel would take what was asked in vain as its own
-// and end a connection at once, it is given until the shield's end.
+// options alone. Those that have been silent for longer than these allow end, as
+// they would have without the Guard.
 func (l *loop) putBack() {
 	for _, t := range l.byID {
-		w := l.guard.watchOf(t.id)
-		if w != nil && t.asking && l.kernel.info(w, &l.info) == nil {
-			harmless := l.info.Probes == 0 || t.timers.UserTimeout > 0 && l.info.SincePeerHeard()+minDetectWithin < t.timers.UserTimeout
-			if harmless || inFlight(&l.info) {
-				_ = l.kernel.restore(w, &t.timers)
-			} else {
-				l.shield(t, w, t.far(l.clock()))
-			}
+		if w := l.guard.watchOf(t.id); w != nil && t.asking {
+			_ = l.kernel.restore(w, &t.timers) // fails if its owner has closed it
 		}
 		l.answer(t, Unwatched)
 	}

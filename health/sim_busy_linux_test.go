@@ -204,7 +204,6 @@ func TestSimOwnersInATrial(t *testing.T) {
 
 // TestSimStopInATrial: a connection that is watched no more has its options back.
 func TestSimStopInATrial(t *testing.T) {
-	t.Skip("BUG: Stop in the middle of a trial leaves the shield and the idle time of 1 s on the connection")
 	for phase := time.Duration(0); phase < 6*time.Second; phase += 50 * time.Millisecond {
 		s := newSim(t, 1)
 		h := s.host(time.Millisecond)

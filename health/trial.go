@@ -20,6 +20,18 @@ const (
 	lostTogether, lostTogetherFresh = 4, 1
 	lostAlone, lostAloneFresh       = 5, 2
 
+	// lostInLoss is lostAlone where a suspect of the same address was alive after
+	// all within lossy: packets get lost there.
+	lostInLoss = 8
+	lossy      = time.Minute
+
+	// lostBehindWindow is for peers that have closed their window: the kernel
+	// asks them once in its RTO max.
+	lostBehindWindow = 4
+
+	// minDoubt is for how long a suspect is asked before DetectWithin ends it.
+	minDoubt = 3 * time.Second
+
 	// slack is what the last question before the end of DetectWithin, and its
 	// answer, may take.
 	slack = 750 * time.Millisecond
@@ -54,6 +66,7 @@ type trial struct {
 	steps      int // since asked
 	segsOut    uint32
 
+	probed    bool // the kernel's own probe is out, it seems
 	waiting   bool // for an answer whose time isn't over
 	busy      bool // what is in flight asks; we don't
 	accused   bool // a Suspect for a sibling's sake
@@ -93,10 +106,7 @@ func (l *loop) begin(it *item, since int64) *trial {
 	t.since = max(since, t.base)
 	t.patience = patience(&l.info)
 	t.due = now
-	if !inFlight(&l.info) && l.info.Probes > 0 { // the kernel was first
-		t.asked, t.waiting, t.segsOut = now, true, l.info.SegsOut-1
-		t.steps = patientSteps
-	}
+	t.probed = !inFlight(&l.info) && l.info.Probes > 0
 	t.group.trials++
 	l.byID[t.id] = t
 	heap.Push(&l.due, t)
@@ -201,6 +211,15 @@ func (l *loop) stepBusy(t *trial, now int64) {
 // stepIdle asks, and waits for the answer.
 func (l *loop) stepIdle(t *trial, w *Watch, now int64) {
 	t.busy = false
+	if t.probed { // by the kernel, unless it has merely not forgotten an old probe
+		t.probed = false
+		if l.save(t, w) && t.timers.KeepAlive.Enable && l.info.SincePeerHeard() >= t.timers.KeepAlive.Idle {
+			t.asked, t.waiting, t.steps, t.segsOut = now, true, patientSteps, l.info.SegsOut-1
+			if len(t.questions) > 0 || t.accused {
+				t.steps = 0
+			}
+		}
+	}
 	if t.waiting {
 		over := t.asked + int64(t.patience)
 		if now < over {
@@ -259,7 +278,8 @@ func (l *loop) put(t *trial, w *Watch, now int64) {
 	// The kernel ends a connection whose user timeout is over at the second
 	// unanswered probe, which it may send itself before we look.
 	age := l.info.SincePeerHeard()
-	if ut := t.timers.UserTimeout; t.unanswered > 0 || t.patience > askable-tick || ut > 0 && ut < age+2*time.Second {
+	ut, count := t.timers.UserTimeout, t.timers.KeepAlive.Count
+	if t.unanswered > 0 || t.patience > askable-tick || ut > 0 && ut < age+2*time.Second || ut == 0 && count <= 2 {
 		l.shield(t, w, t.far(now))
 	}
 	l.probes++
@@ -320,8 +340,19 @@ func (l *loop) suspect(t *trial, w *Watch, now int64) {
 	l.become(t.id, w, Suspect)
 	if t.unanswered >= spreadAfter && !t.spread {
 		t.spread = true
-		l.askSiblings(g, t.since, false)
+		if g.spreadAt == 0 || now-g.spreadAt >= int64(suspicionEvery) {
+			g.spreadAt = now
+			l.askSiblings(g, t.since, false)
+		}
 	}
+}
+
+// enough is how much a suspect that is alone must have left unanswered.
+func (t *trial) enough() int {
+	if at := t.group.answeredAt; at != 0 && t.since-at < int64(lossy) {
+		return lostInLoss
+	}
+	return lostAlone
 }
 
 // weigh ends a suspect if there is enough against it, and otherwise sees to it
@@ -330,7 +361,7 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 	g := t.group
 	together := g.silent > 1 && g.answeredAt < t.since
 	switch {
-	case t.unanswered >= lostAlone && t.fresh >= lostAloneFresh,
+	case t.unanswered >= t.enough() && t.fresh >= lostAloneFresh,
 		together && t.unanswered >= lostTogether && t.fresh >= lostTogetherFresh && !t.busy: // what was just repeated has had no time
 		l.sever(t, w, now, true)
 		return
@@ -338,7 +369,7 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 		l.sendCanary(g, t.policy, t.patience, now)
 	}
 	// A closed window is asked about so seldom that much time proves little.
-	if t.unanswered < spreadAfter || windowClosed(&l.info) && t.unanswered < silentAfter {
+	if t.unanswered < spreadAfter || windowClosed(&l.info) && t.unanswered < lostBehindWindow {
 		return
 	}
 	if end := t.deadline(); now < end {
@@ -349,14 +380,17 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 }
 
 // deadline is when DetectWithin is over: since anybody at the address was heard,
-// but no later than counted from the first unanswered question. Where data is in
+// but no later than counted from the first unanswered question, and, where
+// nobody had asked for long, not so soon after it that any blip would do. Where data is in
 // flight the kernel's user timeout comes a little later, and must not come first:
 // if a read and a write wait, the read then ends as if the peer had closed.
 func (t *trial) deadline() int64 {
 	if t.busy {
 		return t.since + int64(t.policy.cfg.DetectWithin)
 	}
-	return min(max(t.base, t.group.heardAt), t.since) + int64(t.policy.cfg.DetectWithin+slack)
+	within := t.policy.cfg.DetectWithin
+	end := min(max(t.base, t.group.heardAt), t.since) + int64(within)
+	return max(end, t.since+int64(min(within/2, minDoubt))) + int64(slack)
 }
 
 // answered closes the trial of a connection whose peer was heard.
@@ -374,18 +408,34 @@ func (l *loop) answered(t *trial, w *Watch, now int64) {
 	l.end(t)
 	l.become(t.id, w, Alive)
 	if unsure {
-		l.hasten(g, now) // an outage is over, perhaps
+		l.hasten(g) // an outage is over, perhaps
 	}
 }
 
-// hasten has the suspects of a group asked as soon as they would answer.
-func (l *loop) hasten(g *group, now int64) {
+// hasten will have the suspects of a group asked as soon as they would answer.
+func (l *loop) hasten(g *group) {
+	if !g.hasty {
+		g.hasty = true
+		l.hasty = append(l.hasty, g)
+	}
+}
+
+// hastenAll does so for all groups of this turn.
+func (l *loop) hastenAll(now int64) {
+	if len(l.hasty) == 0 {
+		return
+	}
 	for _, t := range l.byID {
-		if t.group == g && !t.waiting && !t.busy {
+		if t.group.hasty && !t.waiting && !t.busy && !t.condemned {
 			t.due = min(t.due, max(now, t.asked+int64(askEvery)))
 			heap.Fix(&l.due, t.index)
 		}
 	}
+	for _, g := range l.hasty {
+		g.hasty = false
+	}
+	clear(l.hasty)
+	l.hasty = l.hasty[:0]
 }
 
 // closed closes the trial of a connection that has ended.

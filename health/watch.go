@@ -24,6 +24,7 @@ type Watch struct {
 
 	// The loop's.
 	lookedAt int64 // when, on the Guard's clock
+	busyAt   int64 // when something began to be in flight, at the earliest
 
 	known      atomic.Uint32 // State, but for Dead
 	unanswered atomic.Uint32
