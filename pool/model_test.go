@@ -3,24 +3,32 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/pool"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
 
 // model is what a pool should be, in a few lines: idle connections as a
-// stack, those held, and who waits, in order.
+// stack, those set aside in the order in which they fell silent, those held, and
+// who waits, in order.
 type model struct {
 	idle    []int
+	aside   []int
+	silent  []int // suspects, held ones too, the longest silent first
 	held    map[int]pool.Conn[*conn]
+	handles map[int]pool.Conn[*conn] // the last of each connection
 	waiting []*call
 	epoch   int
 	epochs  map[int]int // of each connection
+	dead    map[int]bool
+	yielded int // suspects so far that had to make room
 	stale   []pool.Conn[*conn]
 	next    int
 	max     int
@@ -36,14 +44,25 @@ type call struct {
 }
 
 // settle is what should happen by itself: idle connections and free slots go
-// to whoever waits.
-func (m *model) settle() (served []*call) {
+// to whoever waits. Yielded is how many suspects had to make room.
+func (m *model) settle(t *testing.T, yielded int) (served []*call) {
+	for _, id := range m.silent {
+		if yielded > 0 && take(&m.aside, id) {
+			require.True(t, m.handles[id].Value().closed.Load(), "connection %d was silent the longest", id)
+			yielded--
+		}
+	}
+	require.Zero(t, yielded, "closed as suspects that were none")
+	m.silent = slices.DeleteFunc(m.silent, func(id int) bool {
+		_, held := m.held[id]
+		return !held && !slices.Contains(m.aside, id)
+	})
 	for len(m.waiting) > 0 {
 		switch {
 		case len(m.idle) > 0:
 			m.waiting[0].want = m.idle[len(m.idle)-1]
 			m.idle = m.idle[:len(m.idle)-1]
-		case !m.down && len(m.held)+len(served) < m.max:
+		case !m.down && len(m.held)+len(m.aside)+len(served) < m.max:
 			m.waiting[0].want = 0
 		default:
 			return served
@@ -52,6 +71,30 @@ func (m *model) settle() (served []*call) {
 		m.waiting = m.waiting[1:]
 	}
 	return served
+}
+
+// live draws a connection that is held, idle or set aside.
+func (m *model) live(r *rapid.T, name string) int {
+	ids := append(slices.Clone(m.idle), m.aside...)
+	for id := range m.next + 1 {
+		if _, ok := m.held[id]; ok {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		r.Skip("nothing is open")
+	}
+	return rapid.SampledFrom(ids).Draw(r, name)
+}
+
+// take removes an id, if it is there.
+func take(ids *[]int, id int) bool {
+	i := slices.Index(*ids, id)
+	if i < 0 {
+		return false
+	}
+	*ids = slices.Delete(*ids, i, i+1)
+	return true
 }
 
 // TestThePoolBehavesLikeItsModel drives a pool with random operations in
@@ -64,7 +107,7 @@ func TestThePoolBehavesLikeItsModel(t *testing.T) {
 
 func runModel(t *testing.T, r *rapid.T) {
 	f := &factory{}
-	m := &model{held: map[int]pool.Conn[*conn]{}, epochs: map[int]int{}, max: rapid.IntRange(1, 4).Draw(r, "max")}
+	m := &model{held: map[int]pool.Conn[*conn]{}, handles: map[int]pool.Conn[*conn]{}, epochs: map[int]int{}, dead: map[int]bool{}, max: rapid.IntRange(1, 4).Draw(r, "max")}
 	p := newPool(t, f, func(c *pool.Config[*conn]) {
 		c.MaxConns = m.max
 		c.MaxConnIdleTime, c.MaxConnLifetime = -1, -1
@@ -96,6 +139,15 @@ func runModel(t *testing.T, r *rapid.T) {
 		m.stale = append(m.stale, m.held[id])
 		delete(m.held, id)
 	}
+	put := func(id int) { // back, where it belongs
+		switch {
+		case m.epochs[id] != m.epoch || m.dead[id]:
+		case slices.Contains(m.silent, id):
+			m.aside = append(m.aside, id)
+		default:
+			m.idle = append(m.idle, id)
+		}
+	}
 	r.Repeat(map[string]func(*rapid.T){
 		"acquire": func(*rapid.T) {
 			ctx, cancel := context.WithCancel(context.Background())
@@ -122,9 +174,7 @@ func runModel(t *testing.T, r *rapid.T) {
 			id, c := one("released")
 			c.Release()
 			drop(id)
-			if m.epochs[id] == m.epoch {
-				m.idle = append(m.idle, id)
-			}
+			put(id)
 		},
 		"fail": func(*rapid.T) {
 			id, c := one("failed")
@@ -135,9 +185,31 @@ func runModel(t *testing.T, r *rapid.T) {
 			id, c := one("erring")
 			c.Fail(errors.New("no such key"))
 			drop(id)
-			if m.epochs[id] == m.epoch {
+			put(id)
+		},
+		"doubt": func(*rapid.T) {
+			id := m.live(r, "doubted")
+			if take(&m.idle, id) {
+				m.aside = append(m.aside, id)
+			}
+			if !slices.Contains(m.silent, id) {
+				m.silent = append(m.silent, id)
+			}
+			pool.Tell(m.handles[id], health.Suspect)
+		},
+		"clear": func(*rapid.T) {
+			id := m.live(r, "cleared")
+			take(&m.silent, id)
+			if take(&m.aside, id) {
 				m.idle = append(m.idle, id)
 			}
+			pool.Tell(m.handles[id], health.Alive)
+		},
+		"die": func(*rapid.T) {
+			id := m.live(r, "dying")
+			_ = take(&m.idle, id) || take(&m.aside, id)
+			m.dead[id] = true
+			pool.Tell(m.handles[id], health.Dead)
 		},
 		"hijack": func(*rapid.T) {
 			id, c := one("hijacked")
@@ -152,13 +224,17 @@ func runModel(t *testing.T, r *rapid.T) {
 				c.Fail(syscall.EPIPE)
 			}
 		},
-		"reset":       func(*rapid.T) { p.Reset(); m.epoch++; m.idle = nil },
+		"reset":       func(*rapid.T) { p.Reset(); m.epoch++; m.idle, m.aside = nil, nil },
 		"server down": func(*rapid.T) { f.set(errRefused); m.down = true },
 		"server up":   func(*rapid.T) { f.set(nil); m.down = false },
 		"": func(*rapid.T) {
 			time.Sleep(5 * time.Second) // any backoff is over
 			synctest.Wait()
-			for _, w := range m.settle() {
+			s := p.Stat()
+			yielded := int(s.Closed(pool.ReasonSilent)) - m.yielded
+			m.yielded += yielded
+			require.LessOrEqual(t, yielded, len(m.waiting), "suspects closed without need")
+			for _, w := range m.settle(t, yielded) {
 				<-w.done
 				require.NoError(t, w.err)
 				id := w.c.Value().id
@@ -169,16 +245,19 @@ func runModel(t *testing.T, r *rapid.T) {
 				} else {
 					require.Equal(t, w.want, id)
 				}
-				m.held[id] = w.c
+				m.held[id], m.handles[id] = w.c, w.c
 			}
-			s := p.Stat()
 			require.Equal(t, len(m.idle), s.Idle, "idle")
+			require.Equal(t, len(m.aside), s.Suspect, "suspect")
+			if len(m.waiting) > 0 && s.OpenFailures == 0 {
+				require.Zero(t, s.Suspect, "a caller waits for the slot of a suspect")
+			}
 			require.Equal(t, len(m.held), s.InUse, "in use")
 			require.Equal(t, len(m.waiting), s.Waiting, "waiting")
 			require.LessOrEqual(t, s.Total, m.max)
 			for id, c := range m.held {
 				require.False(t, c.Value().closed.Load(), "connection %d was closed under its holder", id)
-				require.Equal(t, m.epochs[id] != m.epoch, c.Err() != nil)
+				require.Equal(t, m.epochs[id] != m.epoch || m.dead[id] || slices.Contains(m.silent, id), c.Err() != nil)
 			}
 		},
 	})

@@ -98,6 +98,50 @@ func TestAConnectionThatDiesOnItsWayToAWaiterIsNotHandedOut(t *testing.T) {
 	}
 }
 
+// The guard's callback also marks a suspect at any time that the lock is free.
+
+func TestASuspectIsNotHandedOutWithinItsFreshMillisecond(t *testing.T) {
+	for name, age := range map[string]time.Duration{"fresh": 0, "to be checked": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newThings(t, nil)
+				c := mustAcquire(t, p)
+				c.Release()
+				time.Sleep(age)
+				c.e.flags.Or(flagSuspect)
+				again := mustAcquire(t, p)
+				require.NotSame(t, c.e, again.e)
+				require.Equal(t, 1, p.Stat().Suspect)
+				require.Zero(t, p.Stat().ClosedAll())
+				again.Release()
+			})
+		})
+	}
+}
+
+func TestASuspectOnItsWayToAWaiterIsNotHandedOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newThings(t, func(c *Config[*thing]) { c.MaxConns = 2 })
+		held, other := mustAcquire(t, p), mustAcquire(t, p)
+		got := make(chan Conn[*thing], 1)
+		go func() { got <- mustAcquire(t, p) }()
+		synctest.Wait()
+		var k wake[*thing]
+		p.mu.Lock()
+		held.e.gen++
+		p.putLocked(held.e, &k)
+		p.mu.Unlock()
+		held.e.flags.Or(flagSuspect)
+		k.tell()
+		synctest.Wait()
+		c := <-got
+		require.NotSame(t, held.e, c.e)
+		require.EqualValues(t, 1, p.Stat().Closed(ReasonSilent), "at the limit it has to make room")
+		c.Release()
+		other.Release()
+	})
+}
+
 func TestACallerWhoIsServedAndCancelledGetsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newThings(t, func(c *Config[*thing]) { c.MaxConns = 1 })

@@ -10,13 +10,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/pool"
 	"github.com/stretchr/testify/require"
 )
 
 // TestNoTwoHoldersWhateverIsReleasedTwice lets many goroutines release,
-// double-release, release late, fail, hijack and reset, while each holder
-// keeps a token in its connection that nobody else may touch.
+// double-release, release late, fail, hijack and reset, and the guard change its
+// mind about connections held and idle, while each holder keeps a token in its
+// connection that nobody else may touch.
 func TestNoTwoHoldersWhateverIsReleasedTwice(t *testing.T) {
 	f := &factory{}
 	p := newPool(t, f, func(c *pool.Config[*conn]) { c.MaxConns = 5; c.MaxOpenBackoff = 10 * time.Millisecond })
@@ -32,6 +34,7 @@ func TestNoTwoHoldersWhateverIsReleasedTwice(t *testing.T) {
 				for _, s := range stale {
 					s.Release()
 					s.Fail(syscall.ECONNRESET)
+					pool.Tell(s, health.State(1+rand.IntN(int(health.SlowReader))))
 				}
 				if err != nil {
 					continue
@@ -41,7 +44,11 @@ func TestNoTwoHoldersWhateverIsReleasedTwice(t *testing.T) {
 					broken.Add(1)
 				}
 				if rand.IntN(4) == 0 {
+					pool.Tell(c, health.Suspect)
 					runtime.Gosched()
+				}
+				if rand.IntN(3) == 0 {
+					pool.Tell(c, health.Alive)
 				}
 				if !c.Value().owner.CompareAndSwap(mine, 0) || c.Value().closed.Load() {
 					broken.Add(1)
@@ -56,6 +63,9 @@ func TestNoTwoHoldersWhateverIsReleasedTwice(t *testing.T) {
 				case n < 13:
 					p.Reset()
 					c.Release()
+				case n < 15:
+					pool.Tell(c, health.Dead)
+					c.Release()
 				default:
 					c.Release()
 				}
@@ -68,6 +78,7 @@ func TestNoTwoHoldersWhateverIsReleasedTwice(t *testing.T) {
 	wg.Wait()
 	require.Zero(t, broken.Load(), "two holders of one connection, or a closed one handed out")
 	require.LessOrEqual(t, p.Stat().Total, 5)
+	require.NotZero(t, p.Stat().Closed(pool.ReasonSilent), "no suspect had to give way")
 	require.Zero(t, p.Stat().InUse)
 	require.Zero(t, p.Stat().Waiting)
 }

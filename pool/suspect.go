@@ -43,7 +43,7 @@ func (p *Pool[T]) told(e *entry[T], w *health.Watch) {
 // the lock held and leaves without it.
 func (p *Pool[T]) heed(e *entry[T], state health.State) {
 	was, is := e.has(flagSuspect), state == health.Suspect
-	if was == is || e.state == closing {
+	if was == is {
 		p.mu.Unlock()
 		return
 	}
@@ -96,9 +96,7 @@ func (p *Pool[T]) relieve(e *entry[T]) {
 
 // setAsideLocked puts an entry that nobody holds with the suspects.
 func (p *Pool[T]) setAsideLocked(e *entry[T]) {
-	if !e.useless(p.clock) {
-		p.noneAt = p.clock // if it was the last
-	}
+	p.noneAt = p.clock // if it was the last
 	e.state = suspect
 	p.suspects.pushFront(e)
 	p.dispatchLocked(p.clock)

@@ -2,7 +2,6 @@ package pool_test
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,6 +95,11 @@ func TestASuspectInUseIsLeftToItsHolder(t *testing.T) {
 
 		again := acquire(t, p)
 		require.Same(t, c.Value(), again.Value())
+		pool.Tell(c, health.Suspect)
+		again.Release()
+		require.Equal(t, 1, p.Stat().Suspect)
+		pool.Tell(c, health.Alive)
+		again = acquire(t, p)
 		pool.Tell(c, health.Suspect)
 		pool.Tell(c, health.Alive)
 		again.Release()
@@ -206,21 +210,23 @@ func TestASuspectThatIsClearedTooLateIsClosed(t *testing.T) {
 func TestSuspectsAreReplacedWhereThereIsRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, &factory{}, func(c *pool.Config[*conn]) { c.MinIdleConns = 2 })
+		held := make([]pool.Conn[*conn], 4)
+		for i := range held {
+			held[i] = acquire(t, p)
+		}
+		for _, c := range held {
+			c.Release()
+		}
+		pool.Tell(held[0], health.Dead)
 		synctest.Wait()
-		a, b := acquire(t, p), acquire(t, p)
-		a.Release()
-		b.Release()
-		synctest.Wait()
-		idle := p.Stat().Idle
-		pool.Tell(a, health.Suspect)
-		pool.Tell(b, health.Suspect)
+		pool.Tell(held[1], health.Suspect)
+		pool.Tell(held[2], health.Suspect)
 		synctest.Wait()
 		s := p.Stat()
 		require.Equal(t, 2, s.Suspect)
-		require.GreaterOrEqual(t, s.Idle, 2, "of %d", idle)
-		acquire(t, p).Release()
-		acquire(t, p).Release()
-		require.Zero(t, p.Stat().Closed(pool.ReasonSilent))
+		require.Equal(t, 2, s.Idle)
+		require.EqualValues(t, 5, s.Opened)
+		require.Zero(t, s.Closed(pool.ReasonSilent))
 	})
 }
 
@@ -324,11 +330,57 @@ func TestCallersWithoutADeadlineDoNotWaitForSuspectsLongerThanDetectWithin(t *te
 		f.set(errRefused)
 		began := time.Now()
 		_, err := p.Acquire(context.Background())
-		require.True(t, errors.Is(err, errRefused))
+		require.ErrorIs(t, err, errRefused)
 		took := time.Since(began)
 		require.GreaterOrEqual(t, took, 10*time.Second)
 		require.Less(t, took, 12*time.Second)
 		require.False(t, held[1].Value().closed.Load())
+	})
+}
+
+func TestDetectWithinCountsFromTheLastConnectionsFall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &factory{}
+		p := newPool(t, f, func(c *pool.Config[*conn]) { c.MaxConns = 1 })
+		held := acquire(t, p)
+		f.set(errRefused)
+		began := time.Now()
+		time.AfterFunc(8*time.Second, func() {
+			pool.Tell(held, health.Suspect)
+			held.Release()
+		})
+		_, err := p.Acquire(context.Background())
+		require.ErrorIs(t, err, errRefused)
+		require.GreaterOrEqual(t, time.Since(began), 18*time.Second)
+		require.Less(t, time.Since(began), 20*time.Second)
+	})
+}
+
+func TestTheirDeathDoesNotProlongTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, f, held := newSuspects(t, 2, nil)
+		f.set(errRefused)
+		time.AfterFunc(5*time.Second, func() { pool.Tell(held[1], health.Dead) })
+		began := time.Now()
+		_, err := p.Acquire(context.Background())
+		require.ErrorIs(t, err, errRefused)
+		require.Less(t, time.Since(began), 12*time.Second)
+	})
+}
+
+func TestNoSuspectYieldsItsSlotWhileTheFirstConnectionAfterAFailureIsUnproven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, f, _ := newSuspects(t, 2, nil)
+		f.set(errRefused)
+		first := got(p)
+		time.Sleep(3 * time.Second)
+		f.set(nil)
+		c := <-first
+		second := got(p)
+		time.Sleep(3 * time.Second)
+		require.Equal(t, 1, p.Stat().Suspect)
+		c.Release()
+		(<-second).Release()
 	})
 }
 
