@@ -83,7 +83,9 @@ type Config struct {
 	// Give one to share it among dialers and pools. Nil: New makes one. Its
 	// goroutine runs while there are connections, with MultipathTCP or without
 	// keep-alive until Close. A guard in the context of a dial
-	// ([health.ContextWithGuard]), as a pool's Open has it, goes before both.
+	// ([health.ContextWithGuard]), as a pool's Open has it, goes before both; so
+	// dial with the context that Open is given, lest two guards ask and judge
+	// the same connection.
 	//
 	// It opens connections of its own, see Control, on goroutines of its own.
 	// If dialing from these doesn't lead to the same network, because the

@@ -164,7 +164,7 @@ func (d *Dialer) connectTLS(ctx context.Context, begin time.Time, done *DialDone
 	}
 	if err != nil {
 		raw.Close()
-		return nil, d.failed(ctx, PhaseHandshake, done.Network, done.Address, err)
+		return nil, d.failed(ctx, PhaseHandshake, done.Network, done.Address, d.explain(ctx, raw, err))
 	}
 	return c, nil
 }

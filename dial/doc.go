@@ -48,7 +48,7 @@
 //
 //   - asks the peer's kernel, by a keep-alive probe that no program sees, when a
 //     connection has been silent for longer than FreshFor, and all connections
-//     to an address when one of them died of silence;
+//     to an address when one of them doesn't answer;
 //   - ends a connection whose peer stays silent while a new connection to the
 //     same address works, because a router on the way has forgotten it, or the
 //     peer was exchanged: within FreshFor and about 3 s, instead of when

@@ -3,14 +3,19 @@
 package dial
 
 import (
+	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-go/holdfast/health"
 )
 
 func TestARefusedConnectionKeepsItsErrnoAndGivesAdvice(t *testing.T) {
@@ -62,4 +67,25 @@ func TestAUnixSocketWhoseServerDiedIsSaidClearly(t *testing.T) {
 	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
 	assert.ErrorContains(t, err, "did the server die?")
 	assert.NotContains(t, err.Error(), "port")
+}
+
+func TestAHandshakeThatTheGuardEndedIsSaidToBeOfThePath(t *testing.T) {
+	addr := echoServer(t, listen(t, "tcp", "127.0.0.1:0"))
+	pools := newGuard(t)
+	reset := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+	silence := &health.SilenceError{Silent: 3 * time.Second, Unanswered: 5, Fresh: true}
+	for _, ctx := range []context.Context{t.Context(), health.ContextWithGuard(t.Context(), pools)} {
+		d := newDialer(t, Config{})
+		c, err := d.DialContext(ctx, "tcp", addr)
+		require.NoError(t, err)
+		defer c.Close()
+		assert.Equal(t, health.Conn, health.Classify(d.failed(ctx, PhaseHandshake, "tcp", addr, d.explain(ctx, c, reset))))
+		require.NoError(t, d.guardFor(ctx).Sever(c, silence))
+		err = d.failed(ctx, PhaseHandshake, "tcp", addr, d.explain(ctx, c, reset))
+		assert.Equal(t, health.Path, health.Classify(err), "%v", err)
+		assert.ErrorIs(t, err, syscall.ECONNRESET)
+		assert.ErrorAs(t, err, new(*health.SilenceError))
+	}
+	d := newDialer(t, Config{Unguarded: true})
+	assert.Equal(t, error(reset), d.explain(health.ContextWithGuard(t.Context(), pools), nil, reset))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/holdfast-go/holdfast/dial"
 )
@@ -32,4 +33,35 @@ func ExampleInspect() {
 	// keep-alive 15s:15s:9
 	// idle 2m30s
 	// busy 15m24.6s
+}
+
+// A dialer knows its guard, so that its Inspect says more.
+func ExampleDialer_Inspect() {
+	ln := serve()
+	defer ln.Close()
+
+	d, err := dial.New(dial.Config{DetectWithin: 8 * time.Second, SlowReaders: true})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer d.Close()
+	c, err := d.DialContext(context.Background(), "tcp", ln.Addr().String())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	s, err := d.Inspect(c)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("user timeout", s.UserTimeout)
+	fmt.Println("busy", s.DetectBusy)
+	fmt.Println("guard:", s.Guard.State, "and fresh for", s.Guard.FreshFor)
+	// Output:
+	// user timeout 0s
+	// busy 8s
+	// guard: alive and fresh for 4s
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/dial"
+	"github.com/holdfast-go/holdfast/health"
 )
 
 // serve accepts connections and keeps them open.
@@ -176,4 +177,37 @@ func ExampleJoin() {
 	// connecting with tcp
 	// took some time: true
 	// error: <nil>
+}
+
+// One guard for two dialers: what one learns about an address helps the other.
+func ExampleConfig_guard() {
+	guard, err := health.NewGuard(health.GuardConfig{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer guard.Close() // after the last dial
+	near, err := dial.New(dial.Config{DetectWithin: 5 * time.Second, Guard: guard})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	far, err := dial.New(dial.Config{DetectWithin: 20 * time.Second, RTOMax: 3 * time.Second, Guard: guard})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(near.Guard() == far.Guard())
+	// Output: true
+}
+
+// What the guard has ended, and why.
+func ExampleTrace_connState() {
+	_, err := dial.New(dial.Config{Trace: &dial.Trace{ConnState: func(s health.StateChange) {
+		if s.Severed {
+			fmt.Println("lost", s.Remote, "after", s.Silent, "of silence:", s.Cause)
+		}
+	}}})
+	fmt.Println(err)
+	// Output: <nil>
 }

@@ -3,6 +3,7 @@ package dial
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"syscall"
 
@@ -76,11 +77,7 @@ func (d *Dialer) watch(ctx context.Context, c net.Conn, done *DialDone) error {
 	if !ok {
 		return nil
 	}
-	if d.guard != nil {
-		g := health.GuardFromContext(ctx)
-		if g == nil {
-			g = d.guard
-		}
+	if g := d.guardFor(ctx); g != nil {
 		_, done.GuardErr = g.Watch(c, d.policy, nil)
 	}
 	switch err := done.GuardErr; {
@@ -101,6 +98,30 @@ func (d *Dialer) watch(ctx context.Context, c net.Conn, done *DialDone) error {
 		_ = rc.Control(d.setRTOMax) // what a kernel or a sandbox doesn't have isn't missed
 	}
 	return nil
+}
+
+// guardFor returns the guard of a dial, or nil.
+func (d *Dialer) guardFor(ctx context.Context) *health.Guard {
+	if d.guard == nil {
+		return nil
+	}
+	if g := health.GuardFromContext(ctx); g != nil {
+		return g
+	}
+	return d.guard
+}
+
+// explain adds to an error of a handshake that the guard ended the connection,
+// if it was so: the reset that the handshake saw was not the peer's.
+func (d *Dialer) explain(ctx context.Context, raw net.Conn, err error) error {
+	g := d.guardFor(ctx)
+	if g == nil {
+		return err
+	}
+	if silence, ok := errors.AsType[*health.SilenceError](g.Cause(raw)); ok {
+		return fmt.Errorf("%w: %w", err, silence)
+	}
+	return err
 }
 
 // dialHalfOpen connects to an address as far as the peer's kernel goes: its

@@ -217,6 +217,27 @@ func TestAGuardThatItsOwnerClosedFailsTheDialAndSaysSo(t *testing.T) {
 	assert.ErrorIs(t, err, io.EOF, "the connection was closed")
 }
 
+func TestConnStateIsToldOfADeath(t *testing.T) {
+	addr := echoServer(t, listen(t, "tcp", "127.0.0.1:0"))
+	told := make(chan health.StateChange, 10)
+	d := newDialer(t, Config{Trace: &Trace{ConnState: func(c health.StateChange) { told <- c }}})
+	c, err := d.DialContext(t.Context(), "tcp", addr)
+	require.NoError(t, err)
+	defer c.Close()
+	mine := errors.New("mine")
+	require.NoError(t, d.Guard().Sever(c, mine))
+	for change := range told {
+		if change.To == health.Dead {
+			assert.Equal(t, c, change.Conn)
+			assert.ErrorIs(t, change.Cause, mine)
+			break
+		}
+	}
+	_, err = c.Read(make([]byte, 1))
+	assert.Error(t, err)
+	assert.ErrorIs(t, d.Guard().Cause(c), mine)
+}
+
 func TestThePolicyIsTheConfigs(t *testing.T) {
 	var changes []health.StateChange
 	hook := func(c health.StateChange) { changes = append(changes, c) }
