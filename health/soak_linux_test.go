@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -17,7 +16,10 @@ import (
 	"github.com/holdfast-go/holdfast/internal/netlab"
 )
 
-var soakTime = flag.Duration("holdfast.soak", 30*time.Second, "how long TestNoLivingConnectionIsEnded runs")
+var (
+	soakTime = flag.Duration("holdfast.soak", 30*time.Second, "how long TestNoLivingConnectionIsEnded runs")
+	soakOnly = flag.String("holdfast.soak.only", "", "its `scenario`, if only one is to run, four times at once; empty: all")
+)
 
 // soak is a lab whose client process has connections to the processes of two
 // servers.
@@ -32,6 +34,7 @@ type soak struct {
 
 	stops, outages int
 	stopped, down  time.Duration
+	longestDown    time.Duration
 }
 
 // soakScenario is a kind of trouble. step makes some of it, and takes its time.
@@ -117,7 +120,8 @@ var soakScenarios = []soakScenario{
 // may end any of the connections, and all options must be the owner's again in
 // the end. It takes 30 s, or what the flag -holdfast.soak says:
 //
-//	go test ./health -v -run NoLivingConnection -holdfast.soak 10m -timeout 20m
+//	go test ./health -v -run NoLivingConnection -timeout 20m -holdfast.soak 10m
+//	go test ./health -v -run NoLivingConnection -holdfast.soak 100s -holdfast.soak.only outages
 func TestNoLivingConnectionIsEnded(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes ", *soakTime)
@@ -127,14 +131,14 @@ func TestNoLivingConnectionIsEnded(t *testing.T) {
 	// for long.
 	began := time.Now()
 	until := began.Add(*soakTime - 9*time.Second)
-	if only := os.Getenv("SOAK_ONLY"); only != "" {
-		soakScenarios = slices.DeleteFunc(soakScenarios, func(s soakScenario) bool { return s.name != only })
-		for range 3 {
-			soakScenarios = append(soakScenarios, soakScenarios[0])
-		}
+	scenarios := soakScenarios
+	if *soakOnly != "" {
+		scenarios = slices.DeleteFunc(slices.Clone(scenarios), func(s soakScenario) bool { return s.name != *soakOnly })
+		scenarios = slices.Repeat(scenarios, 4)
 	}
-	soaks := make([]*soak, len(soakScenarios))
-	for i, scenario := range soakScenarios {
+	require.NotEmpty(t, scenarios)
+	soaks := make([]*soak, len(scenarios))
+	for i, scenario := range scenarios {
 		soaks[i] = newSoak(t, scenario)
 	}
 	reports := make([]soakReport, len(soaks))
@@ -192,8 +196,8 @@ func (s *soak) run(until time.Time) (report soakReport) {
 	_, err := fmt.Fprintln(s.client.Stdin, "end")
 	assert.NoError(s.t, err, s.name)
 	assert.NoError(s.t, json.NewDecoder(s.client.Stdout).Decode(&report), s.name)
-	s.t.Logf("%s: processes stopped %d times, %v; %d outages, %v; %v", s.name,
-		s.stops, s.stopped.Round(time.Millisecond), s.outages, s.down.Round(time.Millisecond), &report)
+	s.t.Logf("%s: processes stopped %d times, %v; %d outages, %v (≤ %v); %v", s.name, s.stops,
+		s.stopped.Round(time.Millisecond), s.outages, s.down.Round(time.Millisecond), s.longestDown.Round(time.Millisecond), &report)
 	return report
 }
 
@@ -228,4 +232,5 @@ func (s *soak) outage(longest time.Duration) {
 	s.Heal()
 	s.outages++
 	s.down += time.Since(began)
+	s.longestDown = max(s.longestDown, time.Since(began))
 }
