@@ -7,6 +7,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -113,17 +114,18 @@ func benchPuddle(b *testing.B) *puddle.Pool[watched] {
 }
 
 // BenchmarkCheckout compares a checked checkout and return with bare puddle's
-// without any check, and both with a peek each time. Compare rows of one run:
+// without any check, both with a peek each time, and both with a look at when
+// the peer was last heard as well. Compare rows of one run:
 //
 //	go test ./pool -run '^$' -bench Checkout -count 6
 func BenchmarkCheckout(b *testing.B) {
 	ctx := context.Background()
-	for _, check := range []string{"default", "peek"} {
+	for _, check := range []string{"default", "peek", "heard"} {
 		for _, load := range []struct {
 			goroutines int
 			yield      bool
 		}{{1, false}, {2, false}, {128, false}, {128, true}} {
-			if check == "peek" && load.goroutines > 2 {
+			if check != "default" && load.goroutines > 2 {
 				continue
 			}
 			name := func(impl string) string {
@@ -136,8 +138,13 @@ func BenchmarkCheckout(b *testing.B) {
 					if err != nil {
 						panic(err)
 					}
-					if check == "peek" && r.Value().watch.Sniff() != nil {
+					if check != "default" && r.Value().watch.Sniff() != nil {
 						panic("a healthy connection failed its check")
+					}
+					if check == "heard" {
+						if _, ok := r.Value().watch.Heard(); !ok {
+							panic("nobody knows when the peer was heard")
+						}
 					}
 					if load.yield {
 						runtime.Gosched()
@@ -152,16 +159,28 @@ func BenchmarkCheckout(b *testing.B) {
 					if err != nil {
 						panic(err)
 					}
-					if check == "peek" {
+					if check != "default" {
 						c.e.fastUntil = 0 // as if a millisecond had passed
 					}
 					if load.yield {
 						runtime.Gosched()
 					}
 					c.Release()
+					if check == "heard" {
+						age(c.e)
+					}
 				})
 			})
 		}
+	}
+}
+
+// age makes an idle connection one that has not been used for FreshFor.
+func age[T any](e *entry[T]) {
+	e.pool.mu.Lock()
+	defer e.pool.mu.Unlock()
+	if e.state == idle {
+		e.idleSince, e.provenAt = -e.pool.freshFor, -e.pool.freshFor
 	}
 }
 
@@ -328,17 +347,21 @@ func heap() int64 {
 func TestACheckoutAllocatesNothing(t *testing.T) {
 	p, _ := benchPool(t, 1)
 	ctx := context.Background()
-	for name, peek := range map[string]bool{"fast": false, "with a peek": true} {
+	for _, name := range []string{"fast", "with a peek", "with a look at when the peer was heard"} {
 		require.Zero(t, testing.AllocsPerRun(1000, func() {
 			c, err := p.Acquire(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if peek {
+			if name != "fast" {
 				c.e.fastUntil = 0
 			}
 			c.Release()
+			if strings.Contains(name, "heard") {
+				age(c.e)
+			}
 		}), name)
 	}
 	require.EqualValues(t, 1, p.Stat().Opened)
+	require.Zero(t, p.Stat().Asked, "what was heard needs no question")
 }

@@ -196,13 +196,7 @@ func TestTheLongIdleAreAskedAtCheckout(t *testing.T) {
 		"forgotten": {func(_ *testing.T, lab *netlab.Lab) { lab.ForgetNAT() }, time.Second},
 	} {
 		run := func(t *testing.T) {
-			lab, p := newGuarded(t, netlab.Config{}, func(lab *netlab.Lab, c *pool.Config[net.Conn]) {
-				c.MaxConnIdleTime = -1
-				c.Open = func(ctx context.Context) (net.Conn, error) { // no keep-alive to be heard by
-					return lab.Client.Dial(ctx, (&net.Dialer{KeepAlive: -1}).DialContext, lab.Server.Addr(port))
-				}
-			})
-			time.Sleep(62 * time.Second)
+			lab, p := longIdle(t)
 			tc.fault(t, lab)
 			time.Sleep(freshFor)
 			failed, slowest := atOnce(p, 2*time.Second)
@@ -215,7 +209,38 @@ func TestTheLongIdleAreAskedAtCheckout(t *testing.T) {
 		}
 		wg.Go(func() { t.Run(name, run) })
 	}
+	wg.Go(func() { t.Run("outage", longIdleInAnOutage) })
 	wg.Wait()
+}
+
+// longIdle is a pool of connections without keep-alive that nobody has used for
+// more than a minute.
+func longIdle(t *testing.T) (*netlab.Lab, labPool) {
+	lab, p := newGuarded(t, netlab.Config{}, func(lab *netlab.Lab, c *pool.Config[net.Conn]) {
+		c.MaxConnIdleTime = -1
+		c.Open = func(ctx context.Context) (net.Conn, error) {
+			return lab.Client.Dial(ctx, (&net.Dialer{KeepAlive: -1}).DialContext, lab.Server.Addr(port))
+		}
+	})
+	time.Sleep(62 * time.Second)
+	return lab, p
+}
+
+func longIdleInAnOutage(t *testing.T) {
+	lab, p := longIdle(t)
+	lab.Drop()
+	time.Sleep(freshFor)
+	failed, slowest := atOnce(p, 20*time.Millisecond)
+	s := p.Stat()
+	t.Logf("%d impatient callers failed after %v: %d idle, %d suspect", failed, slowest, s.Idle, s.Suspect)
+	require.EqualValues(t, guarded, failed)
+	require.Equal(t, guarded, s.Idle+s.Suspect, "they are given back as they were")
+	require.Eventually(t, func() bool { return p.Stat().Suspect == guarded }, time.Second, time.Millisecond, "but the question stands")
+	lab.Heal()
+	require.Eventually(t, func() bool { return p.Stat().Idle == guarded }, 2*time.Second, time.Millisecond, "%+v", p.Stat())
+	failed, _ = atOnce(p, 5*time.Second)
+	require.Zero(t, failed)
+	require.Zero(t, p.Stat().ClosedAll())
 }
 
 func TestAShortOutageCostsNoIdleConnection(t *testing.T) {

@@ -8,12 +8,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-go/holdfast/internal/netlab"
 	"github.com/holdfast-go/holdfast/pool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	netlab.Parallel()
+	goleak.VerifyTestMain(m)
+}
 
 var errRefused = errors.New("refused by the test")
 

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"net"
+	"os"
 	"runtime"
 	"syscall"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/holdfast-go/holdfast/health"
 	"github.com/stretchr/testify/require"
 )
 
@@ -314,4 +316,24 @@ func TestACloseDuringACheckGetsTheConnection(t *testing.T) {
 		require.ErrorIs(t, err, ErrClosed)
 		require.NoError(t, <-closed)
 	})
+}
+
+func TestASeveredUseIsExplainedByTheGuard(t *testing.T) {
+	cause := &health.SilenceError{Remote: &net.TCPAddr{}, Fresh: true}
+	reset := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+	err := severedError{cause, reset}
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	require.ErrorIs(t, err, syscall.ETIMEDOUT)
+	require.ErrorIs(t, err, cause)
+	require.Equal(t, health.Path, health.Classify(err))
+	require.ErrorContains(t, err, "connection reset by peer: health:")
+	require.Equal(t, health.Path, health.Classify(slotError{time.Second}))
+
+	var unwatched entry[*thing]
+	same, severed := unwatched.severed(health.Conn, reset)
+	require.Equal(t, error(reset), same)
+	require.False(t, severed)
+	require.Equal(t, ReasonSilent, deathBy(cause))
+	require.Equal(t, ReasonDead, deathBy(reset))
+	require.Equal(t, ReasonDead, deathBy(nil))
 }
