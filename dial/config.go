@@ -72,10 +72,11 @@ type Config struct {
 	// only by the kernel's own limit, about 924 s on Linux
 	// (net.ipv4.tcp_retries2).
 	//
-	// A positive UserTimeout is then a far backstop for both, no less than
-	// Idle + Interval·Count. Without a guard, mind that Linux ignores the
-	// keep-alive count beside it, so that an idle connection takes as long to be
-	// found dead, and DetectWithin must be zero or no less than it.
+	// A positive UserTimeout beside SlowReaders is a far backstop, no less than
+	// Idle + Interval·Count, and with a guard it has no say in DetectWithin.
+	// Without one, mind that Linux ignores the keep-alive count beside it, so
+	// that an idle connection takes as long to be found dead, and DetectWithin
+	// must be zero or no less than it.
 	SlowReaders bool
 
 	// Guard watches the connections: it finds those whose peer is silent before
