@@ -20,9 +20,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/holdfast-go/holdfast/internal/netlab"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	netlab.Parallel()
+	goleak.VerifyTestMain(m)
+}
 
 // echoServer echoes on every connection that ln accepts, until the test ends.
 func echoServer(t testing.TB, ln net.Listener) string {

@@ -9,9 +9,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/holdfast-go/holdfast/internal/netlab"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	netlab.Parallel()
+	goleak.VerifyTestMain(m)
+}
 
 // within is how long tests wait for what should be there at once.
 const within = 10 * time.Second

@@ -11,9 +11,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/holdfast-go/holdfast/internal/netlab"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	netlab.Parallel()
+	goleak.VerifyTestMain(m)
+}
 
 // pair returns two ends of a real connection.
 func pair(t *testing.T, network, address string) (client, server net.Conn) {
