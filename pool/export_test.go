@@ -1,6 +1,10 @@
 package pool
 
-import "github.com/holdfast-go/holdfast/health"
+import (
+	"time"
+
+	"github.com/holdfast-go/holdfast/health"
+)
 
 // Tell does to a connection without a socket what the guard's callback does to
 // others. The handle may be an old one.
@@ -25,3 +29,8 @@ func Accuse[T any](c Conn[T]) {
 	c.e.doubtedAt = p.clock + int64(accusedFor)
 	p.heed(c.e, health.Suspect)
 }
+
+// AskAfter gives a pool a FreshFor of which its guard knows nothing, so that
+// connections become older than that, as they otherwise do when nobody has used
+// them for a minute.
+func AskAfter[T any](p *Pool[T], d time.Duration) { p.freshFor, p.unquestioned = int64(d), int64(d) }

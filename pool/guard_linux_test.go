@@ -179,12 +179,7 @@ func TestAFlowForgottenUnderARequestFailsOnlyThat(t *testing.T) {
 	requireReplaced(t, p)
 }
 
-// TestTheLongIdleAreAskedAtCheckout waits for more than the minute for which the
-// guard keeps fresh what was used.
-func TestTheLongIdleAreAskedAtCheckout(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes more than a minute")
-	}
+func TestThoseWhoWereNotHeardAreAskedAtCheckout(t *testing.T) {
 	t.Parallel()
 	var wg sync.WaitGroup
 	for name, tc := range map[string]struct {
@@ -196,7 +191,7 @@ func TestTheLongIdleAreAskedAtCheckout(t *testing.T) {
 		"forgotten": {func(_ *testing.T, lab *netlab.Lab) { lab.ForgetNAT() }, time.Second},
 	} {
 		run := func(t *testing.T) {
-			lab, p := longIdle(t)
+			lab, p := newUnheard(t)
 			tc.fault(t, lab)
 			time.Sleep(freshFor)
 			failed, slowest := atOnce(p, 2*time.Second)
@@ -209,25 +204,39 @@ func TestTheLongIdleAreAskedAtCheckout(t *testing.T) {
 		}
 		wg.Go(func() { t.Run(name, run) })
 	}
-	wg.Go(func() { t.Run("outage", longIdleInAnOutage) })
+	wg.Go(func() { t.Run("outage", askInAnOutage) })
+	wg.Go(func() { t.Run("forgotten, one by one", askOneByOne) })
 	wg.Wait()
 }
 
-// longIdle is a pool of connections without keep-alive that nobody has used for
-// more than a minute.
-func longIdle(t *testing.T) (*netlab.Lab, labPool) {
+func askOneByOne(t *testing.T) {
+	lab, p := newUnheard(t)
+	lab.ForgetNAT()
+	time.Sleep(freshFor)
+	failed, first := oneByOne(p, 40, 2*time.Second)
+	s := p.Stat()
+	t.Logf("%d failed, the first success came after %v, %d were asked", failed, first, s.Asked)
+	require.Zero(t, failed)
+	require.Less(t, first, 500*time.Millisecond, "one round for all")
+	require.EqualValues(t, guarded, s.Asked)
+	requireReplaced(t, p)
+}
+
+// newUnheard is a pool of connections that nobody keeps fresh, until a checkout
+// wants one.
+func newUnheard(t *testing.T) (*netlab.Lab, labPool) {
 	lab, p := newGuarded(t, netlab.Config{}, func(lab *netlab.Lab, c *pool.Config[net.Conn]) {
-		c.MaxConnIdleTime = -1
-		c.Open = func(ctx context.Context) (net.Conn, error) {
+		c.FreshFor = -1
+		c.Open = func(ctx context.Context) (net.Conn, error) { // without keep-alive
 			return lab.Client.Dial(ctx, (&net.Dialer{KeepAlive: -1}).DialContext, lab.Server.Addr(port))
 		}
 	})
-	time.Sleep(62 * time.Second)
+	pool.AskAfter(p.Pool, freshFor)
 	return lab, p
 }
 
-func longIdleInAnOutage(t *testing.T) {
-	lab, p := longIdle(t)
+func askInAnOutage(t *testing.T) {
+	lab, p := newUnheard(t)
 	lab.Drop()
 	time.Sleep(freshFor)
 	failed, slowest := atOnce(p, 20*time.Millisecond)
