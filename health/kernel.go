@@ -19,6 +19,8 @@ type kernel interface {
 	ask(w *Watch) error
 	shield(w *Watch, backstop time.Duration) error
 	restore(w *Watch, t *sockopt.Timers) error
+	// rtoMax replaces the cap of the retransmission time-out.
+	rtoMax(w *Watch, d time.Duration) (before time.Duration, err error)
 	// sever ends the connection, if sure still says so at the last moment.
 	sever(w *Watch, sure func(*sockopt.Info) bool) (done bool, err error)
 }
@@ -35,6 +37,8 @@ type sockets struct {
 	askFn  func(fd uintptr)
 	farFn  func(fd uintptr)
 	backFn func(fd uintptr)
+	rtoFn  func(fd uintptr)
+	rto    time.Duration
 }
 
 func newSockets() *sockets {
@@ -44,6 +48,13 @@ func newSockets() *sockets {
 	s.askFn = func(fd uintptr) { s.err = sockopt.Ask(fd) }
 	s.farFn = func(fd uintptr) { s.err = sockopt.Shield(fd, s.far) }
 	s.backFn = func(fd uintptr) { s.err = sockopt.Restore(fd, &s.opts) }
+	s.rtoFn = func(fd uintptr) {
+		before, err := sockopt.RTOMax(fd)
+		if err == nil {
+			err = sockopt.SetRTOMax(fd, s.rto)
+		}
+		s.rto, s.err = before, err
+	}
 	return s
 }
 
@@ -77,6 +88,12 @@ func (s *sockets) shield(w *Watch, backstop time.Duration) error {
 func (s *sockets) restore(w *Watch, t *sockopt.Timers) error {
 	s.opts = *t
 	return s.control(w, s.backFn)
+}
+
+func (s *sockets) rtoMax(w *Watch, d time.Duration) (before time.Duration, err error) {
+	s.rto = d
+	err = s.control(w, s.rtoFn)
+	return s.rto, err
 }
 
 func (s *sockets) sever(w *Watch, sure func(*sockopt.Info) bool) (done bool, err error) {

@@ -318,7 +318,7 @@ func (l *loop) sweep() {
 const (
 	maxSweep      = 2 * time.Second
 	minSweep      = 200 * time.Millisecond
-	sweepCost     = 100 * time.Microsecond // per connection: 1 % of a processor at 1 µs
+	sweepCost     = 150 * time.Microsecond // per connection: 1 % of a processor at 1.5 µs
 	looksInDetect = 20
 )
 

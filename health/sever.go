@@ -102,9 +102,7 @@ func (l *loop) acquit(w *Watch) {
 	if t == nil {
 		return
 	}
-	if t.asking {
-		_ = l.kernel.restore(w, &t.timers) // fails if its owner has closed it
-	}
+	l.restore(t, w)
 	l.answer(t, Unwatched)
 	l.end(t)
 }
@@ -114,8 +112,8 @@ func (l *loop) acquit(w *Watch) {
 // they would have without the Guard.
 func (l *loop) putBack() {
 	for _, t := range l.byID {
-		if w := l.guard.watchOf(t.id); w != nil && t.asking {
-			_ = l.kernel.restore(w, &t.timers) // fails if its owner has closed it
+		if w := l.guard.watchOf(t.id); w != nil {
+			l.restore(t, w)
 		}
 		l.answer(t, Unwatched)
 	}

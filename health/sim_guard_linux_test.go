@@ -296,6 +296,15 @@ func (k simKernel) shield(w *Watch, d time.Duration) error {
 	return nil
 }
 
+func (k simKernel) rtoMax(w *Watch, d time.Duration) (before time.Duration, err error) {
+	c, err := k.of(w)
+	if err != nil {
+		return 0, err
+	}
+	before, c.ours.rtoMax = c.ours.rtoMax, d
+	return before, nil
+}
+
 // restore is sockopt.Restore.
 func (k simKernel) restore(w *Watch, t *sockopt.Timers) error {
 	c, err := k.of(w)

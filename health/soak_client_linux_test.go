@@ -400,6 +400,14 @@ func (k *soakKernel) restore(w *Watch, t *sockopt.Timers) error {
 	return k.around("restore", &k.client.report.Restores, func() error { return k.kernel.restore(w, t) })
 }
 
+func (k *soakKernel) rtoMax(w *Watch, d time.Duration) (before time.Duration, err error) {
+	err = k.around("rtoMax", new(int64), func() error {
+		before, err = k.kernel.rtoMax(w, d)
+		return err
+	})
+	return before, err
+}
+
 func (k *soakKernel) sever(w *Watch, sure func(*sockopt.Info) bool) (done bool, err error) {
 	err = k.around("sever", &k.client.report.Severs, func() error {
 		done, err = k.kernel.sever(w, sure)

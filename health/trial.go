@@ -41,6 +41,8 @@ const (
 	probeWindow     = 5 * time.Millisecond
 
 	lookEvery = 150 * time.Millisecond // at a busy suspect
+
+	kernelRTOMax = 120 * time.Second // TCP_RTO_MAX_MS of whoever has set none
 )
 
 // trial is what the Guard does with a connection that is asked, or silent. Times
@@ -77,6 +79,7 @@ type trial struct {
 	condemned bool
 	over      bool
 	timers    sockopt.Timers
+	hurried   time.Duration // the RTO max that we have set; negative: not to be set
 }
 
 // silence is how long the peer hasn't been heard.
@@ -317,6 +320,38 @@ func (l *loop) shield(t *trial, w *Watch, d time.Duration) {
 	}
 }
 
+// hurry has the kernel repeat what is in flight so often that it notices the end
+// of an outage before DetectWithin is over, unless its owner has seen to that.
+func (l *loop) hurry(t *trial, w *Watch) {
+	often := max(time.Second, t.policy.cfg.DetectWithin/10)
+	if !t.busy || t.hurried != 0 || often >= kernelRTOMax || t.patience > often/2 {
+		return
+	}
+	before, err := l.kernel.rtoMax(w, often)
+	switch {
+	case err != nil: // before Linux 6.15
+		t.hurried = -1
+	case before != kernelRTOMax:
+		_, _ = l.kernel.rtoMax(w, before)
+		t.hurried = -1
+	default:
+		t.hurried = often
+	}
+}
+
+// restore gives the connection its own options back. It fails if its owner has
+// closed it.
+func (l *loop) restore(t *trial, w *Watch) {
+	if t.asking {
+		_ = l.kernel.restore(w, &t.timers)
+	}
+	if t.hurried > 0 {
+		if now, err := l.kernel.rtoMax(w, kernelRTOMax); err == nil && now != t.hurried {
+			_, _ = l.kernel.rtoMax(w, now) // its owner's
+		}
+	}
+}
+
 // save reads the connection's own options, once.
 func (l *loop) save(t *trial, w *Watch) bool {
 	t.saved = t.saved || l.kernel.timers(w, &t.timers) == nil
@@ -328,10 +363,11 @@ func (l *loop) suspect(t *trial, w *Watch, now int64) {
 	w.unanswered.Store(uint32(t.unanswered))
 	g := t.group
 	g.heardAt = max(g.heardAt, t.base)
-	// Without a user timeout the kernel counts its repetitions, which are over
-	// soon if they are frequent.
-	if t.unanswered > 0 && (!t.busy || l.info.Unacked > 0 && l.save(t, w) && t.timers.UserTimeout == 0) {
+	// Behind a closed window the kernel counts a user timeout from when that was
+	// closed.
+	if t.unanswered > 0 && (!t.busy || l.info.Unacked > 0) {
 		l.shield(t, w, t.far(now))
+		l.hurry(t, w)
 	}
 	if t.unanswered >= silentAfter && !t.counted {
 		t.counted = true
@@ -361,7 +397,7 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 	g := t.group
 	together := g.silent > 1 && g.answeredAt < t.since
 	switch {
-	case t.unanswered >= t.enough() && t.fresh >= lostAloneFresh,
+	case t.unanswered >= t.enough() && t.fresh >= lostAloneFresh && (!t.busy || l.info.LastDataSent >= t.patience),
 		together && t.unanswered >= lostTogether && t.fresh >= lostTogetherFresh && !t.busy: // what was just repeated has had no time
 		l.sever(t, w, now, true)
 		return
@@ -395,9 +431,7 @@ func (t *trial) deadline() int64 {
 
 // answered closes the trial of a connection whose peer was heard.
 func (l *loop) answered(t *trial, w *Watch, now int64) {
-	if t.asking {
-		_ = l.kernel.restore(w, &t.timers) // fails if its owner has closed it
-	}
+	l.restore(t, w)
 	if t.unanswered > 0 {
 		t.group.answeredAt = now
 	}
