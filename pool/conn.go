@@ -209,9 +209,9 @@ func isIO(err error) bool {
 }
 
 // Err returns nil while the connection may go on being used, and otherwise
-// why it should be shared no further: the kernel's verdict, ErrOutdated, or
-// ErrClosed. It is for holders that share one connection among several uses;
-// Release does the right thing in every case.
+// why it should be shared no further: the kernel's verdict or the guard's,
+// ErrOutdated, ErrSuspect, or ErrClosed. It is for holders that share one
+// connection among several uses; Release does the right thing in every case.
 func (c Conn[T]) Err() error {
 	e := c.e
 	if e == nil {
@@ -224,23 +224,23 @@ func (c Conn[T]) Err() error {
 	why, unfit := p.unfitLocked(e)
 	doubtful := e.has(flagSuspect)
 	p.mu.Unlock()
-	switch {
-	case !ours || why == ReasonShutdown && unfit:
+	if !ours || unfit && why == ReasonShutdown {
 		return ErrClosed
-	case !unfit && doubtful:
-		return ErrSuspect
-	case !unfit:
-		return nil
-	case why == ReasonDead || why == ReasonSilent:
-		if e.watch != nil {
-			if err := e.watch.Cause(); err != nil {
-				return err
-			}
-		}
-		return io.EOF
-	default:
-		return ErrOutdated
 	}
+	if e.watch != nil {
+		if err := e.watch.Cause(); err != nil { // maybe before the guard's callback
+			return err
+		}
+	}
+	switch {
+	case unfit && (why == ReasonDead || why == ReasonSilent):
+		return io.EOF
+	case unfit:
+		return ErrOutdated
+	case doubtful:
+		return ErrSuspect
+	}
+	return nil
 }
 
 // Hijack takes the connection out of the pool: it is the caller's to close
