@@ -181,8 +181,13 @@ func (c *Config) fillGuard(add func(string, ...any)) {
 	}
 	if c.RTOMax == 0 {
 		c.RTOMax = -1
-		if bounded {
+		switch {
+		case c.UserTimeout > 0:
 			c.RTOMax = defaultRTOMax
+		case bounded:
+			// Linux gives a peer up that leaves 15 questions about its closed
+			// window unanswered, which must not come before the guard's verdict.
+			c.RTOMax = min(max(defaultRTOMax, roundUp(c.DetectWithin/12, time.Millisecond)), maxRTOMax)
 		}
 	}
 }

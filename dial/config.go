@@ -117,10 +117,12 @@ type Config struct {
 	// lasts. It must be longer than round trips ever get, or packets that were
 	// not lost are sent again: raise it on slow links.
 	//
-	// Zero: 1 s if a user timeout or the guard bounds how long data may stay
-	// unacknowledged, and else the kernel's own. Negative: the kernel's own,
-	// 120 s. Otherwise it is 1 to 120 s, and an error if nothing but the kernel's
-	// limit bounds that time: 15 retransmissions, about 15·RTOMax then.
+	// Zero: 1 s beside a user timeout; where only the guard bounds how long data
+	// may stay unacknowledged, a twelfth of DetectWithin if that is more, since
+	// Linux gives a peer with a closed window up after 15 questions; and else the
+	// kernel's own. Negative: the kernel's own, 120 s. Otherwise it is 1 to 120 s,
+	// and an error if nothing but the kernel's limit bounds that time: 15
+	// retransmissions, about 15·RTOMax then.
 	RTOMax time.Duration
 
 	// Timeout bounds one dial: the lookup of the name, the attempts at all its

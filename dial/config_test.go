@@ -236,6 +236,7 @@ func TestWhatTheGuardNeedsIsDerived(t *testing.T) {
 		{"FreshFor negative", Config{FreshFor: -5}, -5, s},
 		{"no user timeout", Config{UserTimeout: -1}, 5 * s, s},
 		{"slow readers", Config{SlowReaders: true}, 5 * s, s},
+		{"patient slow readers", Config{SlowReaders: true, DetectWithin: 120 * s}, 60 * s, 10 * s},
 		{"slow readers, RTOMax given", Config{SlowReaders: true, RTOMax: 3 * s}, 5 * s, 3 * s},
 		{"RTOMax negative", Config{RTOMax: -2}, 5 * s, -2},
 		{"RTOMax at its ends", Config{RTOMax: 120 * s}, 5 * s, 120 * s},
