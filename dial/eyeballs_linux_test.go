@@ -3,6 +3,7 @@ package dial
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -19,6 +20,30 @@ import (
 // with a full queue, of which Linux drops SYNs.
 func blackHole(t *testing.T, ip string, port int) string {
 	t.Helper()
+	hole, err := tryBlackHole(t, ip, port)
+	require.NoError(t, err)
+	return hole
+}
+
+// besideBlackHole returns a listener, and a black hole at another address with
+// the same port.
+func besideBlackHole(t *testing.T, network, address, ip string) (ln net.Listener, hole string) {
+	t.Helper()
+	for range 20 { // the port may be taken there
+		ln = listen(t, network, address)
+		var err error
+		if hole, err = tryBlackHole(t, ip, ln.Addr().(*net.TCPAddr).Port); err == nil {
+			return ln, hole
+		}
+		ln.Close()
+		require.ErrorIs(t, err, syscall.EADDRINUSE)
+	}
+	t.Skip("no port is free at both addresses")
+	return nil, ""
+}
+
+func tryBlackHole(t *testing.T, ip string, port int) (string, error) {
+	t.Helper()
 	addr := netip.MustParseAddr(ip)
 	family := syscall.AF_INET
 	var sa syscall.Sockaddr = &syscall.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
@@ -29,8 +54,12 @@ func blackHole(t *testing.T, ip string, port int) string {
 	fd, err := syscall.Socket(family, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { syscall.Close(fd) })
-	require.NoError(t, syscall.Bind(fd, sa))
-	require.NoError(t, syscall.Listen(fd, 0))
+	if err := syscall.Bind(fd, sa); err != nil {
+		return "", err
+	}
+	if err := syscall.Listen(fd, 0); err != nil {
+		return "", err
+	}
 	if port == 0 {
 		sa, err = syscall.Getsockname(fd)
 		require.NoError(t, err)
@@ -45,12 +74,11 @@ func blackHole(t *testing.T, ip string, port int) string {
 	for range 8 {
 		c, err := net.DialTimeout("tcp", hole, 200*time.Millisecond)
 		if err != nil {
-			return hole
+			return hole, nil
 		}
 		t.Cleanup(func() { c.Close() })
 	}
-	t.Fatal("the queue doesn't fill")
-	return ""
+	return "", errors.New("the queue doesn't fill")
 }
 
 // nameServer answers every question for an A or AAAA record with these
@@ -108,15 +136,14 @@ func answer(query []byte, addrs []netip.Addr) []byte {
 }
 
 func TestADeadFirstFamilyCostsOnlyTheFallbackDelay(t *testing.T) {
-	ln := listen(t, "tcp4", "127.0.0.1:0")
-	echoServer(t, ln)
-	port := ln.Addr().(*net.TCPAddr).Port
 	if six, err := net.Listen("tcp6", "[::1]:0"); err != nil {
 		t.Skip("no IPv6 here:", err)
 	} else {
 		six.Close()
 	}
-	dead := blackHole(t, "::1", port)
+	ln, dead := besideBlackHole(t, "tcp4", "127.0.0.1:0", "::1")
+	echoServer(t, ln)
+	port := ln.Addr().(*net.TCPAddr).Port
 
 	var r record
 	d := newDialer(t, Config{
@@ -143,10 +170,9 @@ func TestADeadFirstFamilyCostsOnlyTheFallbackDelay(t *testing.T) {
 func TestADeadFirstAddressLeavesTimeForTheNext(t *testing.T) {
 	// One family, so they are tried one after the other, and the time-out is
 	// divided among them.
-	ln := listen(t, "tcp4", "127.0.0.2:0")
+	ln, _ := besideBlackHole(t, "tcp4", "127.0.0.2:0", "127.0.0.1")
 	echoServer(t, ln)
 	port := ln.Addr().(*net.TCPAddr).Port
-	blackHole(t, "127.0.0.1", port)
 	d := newDialer(t, Config{
 		Timeout:  6 * time.Second,
 		Resolver: nameServer(t, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")),

@@ -218,24 +218,28 @@ func TestAGuardThatItsOwnerClosedFailsTheDialAndSaysSo(t *testing.T) {
 }
 
 func TestConnStateIsToldOfADeath(t *testing.T) {
-	addr := echoServer(t, listen(t, "tcp", "127.0.0.1:0"))
-	told := make(chan health.StateChange, 10)
-	d := newDialer(t, Config{Trace: &Trace{ConnState: func(c health.StateChange) { told <- c }}})
-	c, err := d.DialContext(t.Context(), "tcp", addr)
+	ln := listen(t, "tcp", "127.0.0.1:0")
+	defer ln.Close()
+	dead := make(chan health.StateChange, 1)
+	d := newDialer(t, Config{Trace: &Trace{ConnState: func(c health.StateChange) {
+		if c.To == health.Dead {
+			dead <- c
+		}
+	}}})
+	c, err := d.DialContext(t.Context(), "tcp", ln.Addr().String())
 	require.NoError(t, err)
 	defer c.Close()
-	mine := errors.New("mine")
-	require.NoError(t, d.Guard().Sever(c, mine))
-	for change := range told {
-		if change.To == health.Dead {
-			assert.Equal(t, c, change.Conn)
-			assert.ErrorIs(t, change.Cause, mine)
-			break
-		}
+	peer, err := ln.Accept()
+	require.NoError(t, err)
+	require.NoError(t, peer.Close())
+	select {
+	case change := <-dead:
+		assert.Equal(t, c, change.Conn)
+		assert.ErrorIs(t, change.Cause, io.EOF)
+		assert.False(t, change.Severed)
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing was told")
 	}
-	_, err = c.Read(make([]byte, 1))
-	assert.Error(t, err)
-	assert.ErrorIs(t, d.Guard().Cause(c), mine)
 }
 
 func TestThePolicyIsTheConfigs(t *testing.T) {
