@@ -183,6 +183,7 @@ func TestHugeErrorTreesEnd(t *testing.T) {
 	assert.Equal(t, Conn, Classify(err))
 	assert.False(t, SafeToRetry(err))
 	assert.False(t, Permanent(err))
+	assert.True(t, Permanent(fmt.Errorf("dial: %w", ErrGuardClosed)))
 }
 
 func TestRealDialErrors(t *testing.T) {

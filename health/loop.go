@@ -57,17 +57,18 @@ type inbox struct {
 	newcomers []newcomer
 	canaries  []canary
 	stopped   []*Watch
+	severed   []entryID
 }
 
 func (in *inbox) empty() bool {
-	return len(in.questions)+len(in.doubts)+len(in.newcomers)+len(in.canaries)+len(in.stopped) == 0
+	return len(in.questions)+len(in.doubts)+len(in.newcomers)+len(in.canaries)+len(in.stopped)+len(in.severed) == 0
 }
 
 func (in *inbox) clear() {
 	clear(in.questions)
 	clear(in.canaries)
 	clear(in.stopped)
-	in.stopped = in.stopped[:0]
+	in.stopped, in.severed = in.stopped[:0], in.severed[:0]
 	in.questions, in.doubts = in.questions[:0], in.doubts[:0]
 	in.newcomers, in.canaries = in.newcomers[:0], in.canaries[:0]
 }
@@ -163,6 +164,9 @@ func (l *loop) turn() (next int64, ok bool) {
 
 // empty does what the inbox says.
 func (l *loop) empty(in *inbox) {
+	for _, id := range in.severed {
+		l.severed(id)
+	}
 	for _, w := range in.stopped {
 		l.acquit(w)
 	}

@@ -80,7 +80,7 @@ func (s *search) unsent(err error) bool {
 // however often the opening is repeated, until somebody changes something: the
 // certificate didn't verify, the peer refused ours or has no TLS version or
 // protocol in common, the address is malformed or has no port, the network or
-// the port's name is unknown.
+// the port's name is unknown, the Guard that is to watch it is closed.
 //
 // A name that wasn't found is not permanent, nor is anything that Classify
 // knows by another class. Where several attempts were made and joined, one that
@@ -110,6 +110,9 @@ func (s *search) lasting(err error, dialing bool) (forever, passing bool) {
 	case *net.AddrError:
 		return isMalformed(e), false
 	case net.UnknownNetworkError, net.InvalidAddrError, *net.ParseError, *tls.ECHRejectionError:
+		return true, false
+	}
+	if err == ErrGuardClosed { // nor will it open again
 		return true, false
 	}
 	if isCertificate(err) {

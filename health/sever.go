@@ -90,10 +90,16 @@ func (g *Guard) Sever(c net.Conn, cause error) error {
 	if opErr != nil {
 		opErr = closeHard(key.conn())
 	}
-	for _, w := range ws {
-		w.notify()
-	}
+	g.post(func(in *inbox) { in.severed = append(in.severed, ws[0].id) })
 	return opErr
+}
+
+// severed tells everybody of a connection that Sever has ended.
+func (l *loop) severed(id entryID) {
+	l.id = id
+	if watches := l.guard.watches(l.find, nil); len(watches) > 0 {
+		l.bury(id, watches, watches[0].Cause())
+	}
 }
 
 // acquit closes the trial of a connection that is under no policy any more.

@@ -88,7 +88,7 @@ func (t *trial) silence(now int64) time.Duration { return time.Duration(now - t.
 // afterFresh reports whether the last question was put after a new connection
 // worked, in the time of this trial.
 func (t *trial) afterFresh() bool {
-	if t.freshAt == 0 && t.group.freshAt >= t.since {
+	if t.freshAt == 0 && t.group.freshBegan >= t.since {
 		t.freshAt = t.group.freshAt // there may be ever more of them
 	}
 	return t.freshAt != 0 && t.asked > t.freshAt
@@ -401,7 +401,7 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 		together && t.unanswered >= lostTogether && t.fresh >= lostTogetherFresh && !t.busy: // what was just repeated has had no time
 		l.sever(t, w, now, true)
 		return
-	case t.unanswered >= silentAfter && g.freshAt < t.since:
+	case t.unanswered >= silentAfter && g.freshBegan < t.since:
 		l.sendCanary(g, t.policy, t.patience, now)
 	}
 	// A closed window is asked about so seldom that much time proves little.

@@ -166,6 +166,8 @@ func swap(fd uintptr, option string, opt, old, new int) error {
 // Closed within that time after connect, the connection was never in the
 // listener's accept queue. No byte can be read or written in between.
 func HalfOpen(fd uintptr) error {
+	// Or connect would succeed without asking anybody.
+	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, 0)
 	linger := unix.Linger{Onoff: 1}
 	if err := unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &linger); err != nil {
 		return check(fd, "setsockopt", "SO_LINGER", err)
