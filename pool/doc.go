@@ -46,8 +46,8 @@
 // queue, or is idle again. Otherwise the guard ends it: at once if new
 // connections to the same address work, else after DetectWithin. Where callers
 // wait at the limit, the longest silent suspect yields its slot for a new
-// connection; the others follow only when one could be opened, so that a short
-// outage costs one connection at most, and none if nobody asked for one.
+// connection; the others follow only when one could be opened, so that while
+// nothing works one connection is given up, and none if nobody needs it.
 //
 // A holder whose connection the guard ends reads ECONNRESET, never a forged end
 // of the data. [Pool.Do] joins the reason to f's error.

@@ -129,7 +129,7 @@ func TestARebootOfTheServerFailsNobodyAfterFreshFor(t *testing.T) {
 		requireReplaced(t, p)
 		if age >= freshFor {
 			require.Zero(t, failed)
-			require.Less(t, slowest, 500*time.Millisecond)
+			require.Less(t, slowest, 100*time.Millisecond+2*slack)
 		}
 	})
 }
@@ -146,7 +146,7 @@ func TestAForgottenFlowFailsOneRequestAtMost(t *testing.T) {
 		require.LessOrEqual(t, failed, 1)
 		if age >= freshFor {
 			require.Zero(t, failed)
-			require.Less(t, first, 500*time.Millisecond)
+			require.Less(t, first, 500*time.Millisecond+2*slack)
 		}
 		requireReplaced(t, p)
 		require.LessOrEqual(t, p.Stat().Total, guarded)
@@ -175,7 +175,7 @@ func TestAFlowForgottenUnderARequestFailsOnlyThat(t *testing.T) {
 	failed, first := oneByOne(p, 40, 2*time.Second)
 	t.Logf("after the one in flight %d failed, the first success came after %v", failed, first)
 	require.Zero(t, failed)
-	require.Less(t, first, 500*time.Millisecond)
+	require.Less(t, first, 500*time.Millisecond+2*slack)
 	requireReplaced(t, p)
 }
 
@@ -186,9 +186,9 @@ func TestThoseWhoWereNotHeardAreAskedAtCheckout(t *testing.T) {
 		fault  func(*testing.T, *netlab.Lab)
 		within time.Duration
 	}{
-		"none":      {func(*testing.T, *netlab.Lab) {}, 300 * time.Millisecond},
-		"reboot":    {reboot, 300 * time.Millisecond},
-		"forgotten": {func(_ *testing.T, lab *netlab.Lab) { lab.ForgetNAT() }, time.Second},
+		"none":      {func(*testing.T, *netlab.Lab) {}, 100 * time.Millisecond},
+		"reboot":    {reboot, 100 * time.Millisecond},
+		"forgotten": {func(_ *testing.T, lab *netlab.Lab) { lab.ForgetNAT() }, 500 * time.Millisecond},
 	} {
 		run := func(t *testing.T) {
 			lab, p := newUnheard(t)
@@ -198,7 +198,7 @@ func TestThoseWhoWereNotHeardAreAskedAtCheckout(t *testing.T) {
 			s := p.Stat()
 			t.Logf("%d failed, the slowest took %v, %d were asked", failed, slowest, s.Asked)
 			require.Zero(t, failed)
-			require.Less(t, slowest, tc.within)
+			require.Less(t, slowest, tc.within+2*slack)
 			require.NotZero(t, s.Asked)
 			require.LessOrEqual(t, s.Asked, int64(guarded), "none twice")
 		}
@@ -217,7 +217,7 @@ func askOneByOne(t *testing.T) {
 	s := p.Stat()
 	t.Logf("%d failed, the first success came after %v, %d were asked", failed, first, s.Asked)
 	require.Zero(t, failed)
-	require.Less(t, first, 500*time.Millisecond, "one round for all")
+	require.Less(t, first, 500*time.Millisecond+2*slack, "one round for all")
 	require.EqualValues(t, guarded, s.Asked)
 	requireReplaced(t, p)
 }
@@ -283,11 +283,15 @@ func TestAnOutageUnderCallersCostsOneConnection(t *testing.T) {
 	lab, p := newGuarded(t, netlab.Config{}, nil)
 	time.Sleep(freshFor + 500*time.Millisecond)
 	lab.Drop()
-	time.Sleep(freshFor)
-	time.AfterFunc(1500*time.Millisecond, lab.Heal)
+	time.Sleep(1500 * time.Millisecond) // DetectWithin must not be over at the heal
+	var lost atomic.Int64
+	time.AfterFunc(1000*time.Millisecond, func() {
+		lost.Store(p.Stat().ClosedAll())
+		lab.Heal()
+	})
 	failed, slowest := atOnce(p, 20*time.Second)
-	s := p.Stat()
-	t.Logf("%d failed, the slowest took %v; %d of %d connections were given up", failed, slowest, s.ClosedAll(), guarded)
+	t.Logf("%d failed, the slowest took %v; %d of %d connections were given up, %d of them before the heal",
+		failed, slowest, p.Stat().ClosedAll(), guarded, lost.Load())
 	require.Zero(t, failed)
-	require.LessOrEqual(t, s.ClosedAll(), int64(1), "whose slot was needed to see whether one can be opened")
+	require.LessOrEqual(t, lost.Load(), int64(1), "whose slot was needed to see whether one can be opened")
 }

@@ -30,7 +30,7 @@ func TestADeadlineThatTheFunctionKeepsToItselfClosesTheConnection(t *testing.T) 
 		t.Run(name, func(t *testing.T) {
 			inner, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			ctx := slowCtx{inner, time.Now().Add(10 * time.Millisecond)}
+			ctx := slowCtx{inner, time.Now().Add(100 * time.Millisecond)}
 			err := p.Do(ctx, func(_ context.Context, c net.Conn) error {
 				_, err := c.Read(make([]byte, 1))
 				require.Error(t, err)

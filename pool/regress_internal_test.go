@@ -144,6 +144,21 @@ func TestASuspectOnItsWayToAWaiterIsNotHandedOut(t *testing.T) {
 	})
 }
 
+func TestASuspectYieldsItsSlotIfItIsAllThatIsLeftAfterAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newThings(t, func(c *Config[*thing]) { c.MaxConns = 1 })
+		c := mustAcquire(t, p)
+		p.giveBack(c.e) // unused: nothing is proven
+		p.mu.Lock()
+		p.fails = 1
+		p.heed(c.e, health.Suspect)
+		again := mustAcquire(t, p)
+		require.NotSame(t, c.e, again.e)
+		require.EqualValues(t, 1, p.Stat().Closed(ReasonSilent), "not later, by its idle limit")
+		again.Release()
+	})
+}
+
 func TestACallerWhoIsServedAndCancelledGetsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newThings(t, func(c *Config[*thing]) { c.MaxConns = 1 })

@@ -108,9 +108,10 @@ func (p *Pool[T]) usableLocked() int { return len(p.all) - p.suspects.len }
 // freeSlotsLocked makes room at the limit for callers who wait, at the expense
 // of suspects, the longest silent first. The first slot shows whether anything
 // can be opened at all; until that is known the other suspects are spared, as
-// they may be all that is left when the outage ends.
+// they may be all that is left when the outage ends. After failures a connection
+// that can be used must first have been good for something.
 func (p *Pool[T]) freeSlotsLocked(now int64) {
-	for p.suspects.len > 0 && p.total >= p.cfg.MaxConns && p.fails == 0 {
+	for p.suspects.len > 0 && p.total >= p.cfg.MaxConns && (p.fails == 0 || p.usableLocked() == 0) {
 		coming := p.opening + p.closing
 		if coming >= min(p.waiters.len, p.cfg.MaxConcurrentOpens) {
 			return
@@ -120,7 +121,7 @@ func (p *Pool[T]) freeSlotsLocked(now int64) {
 			p.retryInLocked(wait)
 			return
 		}
-		if coming > 0 && p.openedAt <= e.doubtedAt {
+		if coming > 0 && (p.fails > 0 || p.openedAt <= e.doubtedAt) {
 			return
 		}
 		p.suspects.remove(e)
