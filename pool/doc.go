@@ -43,7 +43,7 @@
 //
 // Who doesn't answer is a suspect: it is passed over, but not closed, because
 // most silences end. When its peer answers, it serves the first caller in the
-// queue, or is idle again. Otherwise the guard ends it: at once if new
+// queue, or is idle again. Otherwise the guard ends it: soon if new
 // connections to the same address work, else after DetectWithin. Where callers
 // wait at the limit, the longest silent suspect yields its slot for a new
 // connection; the others follow only when one could be opened, so that while
