@@ -189,6 +189,9 @@ func unreachable(t *testing.T) *others {
 
 func said(t *testing.T, o *others, use func() error) {
 	t.Helper()
+	// Until the last acknowledgement has arrived: Linux takes a router's word about
+	// that as well, and a client would dial.
+	<-time.After(200 * time.Millisecond)
 	o.Unreachable()
 	begin := time.Now()
 	err := use()
