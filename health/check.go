@@ -110,6 +110,9 @@ func (l *loop) question(q question) {
 			return
 		}
 		t = l.begin(&it, l.clock())
+	} else if t.slow && t.unanswered == 0 {
+		q.pending.answer(q.at, SlowReader)
+		return
 	} else if t.unanswered > 0 && !t.waiting {
 		q.pending.answer(q.at, Suspect) // it is asked again soon, but not so soon
 		return

@@ -56,6 +56,9 @@ func (l *loop) look(it *item) {
 	if w.wasBusy && !wasBusy {
 		w.busyAt = last
 	}
+	if !windowClosed(info) {
+		w.closedAt, w.borne = 0, false
+	}
 	if l.byID[it.id] != nil {
 		return
 	}
@@ -69,6 +72,7 @@ func (l *loop) look(it *item) {
 		}
 		if windowClosed(info) && wasBusy {
 			l.become(it.id, w, SlowReader)
+			l.bear(it, last, now)
 			return
 		}
 	case info.Probes > 0 && age >= askable: // the kernel has asked

@@ -24,7 +24,10 @@ func (l *loop) condemn(t *trial, w *Watch, now int64) {
 // accept makes silence the cause of death of a trial's connection.
 func (l *loop) accept(t *trial, now int64, fresh bool) {
 	var remote net.Addr = net.TCPAddrFromAddrPort(t.group.addr)
-	cause := &SilenceError{Remote: remote, Silent: t.silence(now), Unanswered: t.unanswered, Fresh: fresh}
+	var cause error = &SilenceError{Remote: remote, Silent: t.silence(now), Unanswered: t.unanswered, Fresh: fresh}
+	if t.slow && t.unanswered == 0 {
+		cause = &SlowReaderError{Remote: remote, Closed: time.Duration(now - t.closedAt)}
+	}
 	l.id = t.id
 	l.watches = l.guard.watches(l.find, l.watches[:0])
 	for _, w := range l.watches {
@@ -37,7 +40,7 @@ func (l *loop) accept(t *trial, now int64, fresh bool) {
 func (l *loop) sever(t *trial, w *Watch, now int64, fresh bool) {
 	done, err := l.kernel.sever(w, func(info *sockopt.Info) bool {
 		heard := l.clock()-int64(info.SincePeerHeard()) > t.base+int64(tick)
-		if heard && !t.condemned || info.State == sockopt.StateClose {
+		if heard && !t.condemned && !t.slow || info.State == sockopt.StateClose {
 			return false
 		}
 		l.accept(t, now, fresh) // before, so that whoever reads the reset finds the reason

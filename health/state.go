@@ -97,3 +97,20 @@ func (e *SilenceError) Error() string {
 
 // Unwrap returns ETIMEDOUT.
 func (e *SilenceError) Unwrap() error { return syscall.ETIMEDOUT }
+
+// SlowReaderError is why a Guard ended a connection whose peer lives: the peer
+// had no room for more data for as long as the connection's user timeout. It
+// wraps ETIMEDOUT, as the kernel would have said.
+type SlowReaderError struct {
+	Remote net.Addr
+	Closed time.Duration // how long the peer's window was closed
+}
+
+// Error says for how long the peer hasn't read.
+func (e *SlowReaderError) Error() string {
+	return fmt.Sprintf("health: %v has read nothing for %v, longer than the connection's user timeout",
+		e.Remote, e.Closed.Round(time.Millisecond))
+}
+
+// Unwrap returns ETIMEDOUT.
+func (e *SlowReaderError) Unwrap() error { return syscall.ETIMEDOUT }

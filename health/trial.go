@@ -61,6 +61,7 @@ type trial struct {
 	next    int64 // what due becomes after the present one
 	index   int   // in the heap
 
+	closedAt   int64
 	patience   time.Duration
 	unanswered int
 	fresh      int // of them, put after freshAt
@@ -76,6 +77,7 @@ type trial struct {
 	counted   bool // in group.silent
 	saved     bool // timers are the connection's own
 	asking    bool // and have been changed
+	slow      bool // the peer has closed its window; since closedAt
 	condemned bool
 	over      bool
 	timers    sockopt.Timers
@@ -164,6 +166,8 @@ func (l *loop) step(t *trial, now int64) {
 	}
 	t.next = never
 	switch {
+	case t.slow:
+		l.stepSlow(t, w, now)
 	case t.condemned:
 		l.sever(t, w, now, false)
 	case now-int64(info.SincePeerHeard()) > t.base+int64(tick):

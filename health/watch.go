@@ -25,6 +25,7 @@ type Watch struct {
 	// The loop's.
 	lookedAt int64 // when, on the Guard's clock
 	busyAt   int64 // when something began to be in flight, at the earliest
+	closedAt int64 // when the peer closed its window, at the earliest; 0: it is open
 
 	known      atomic.Uint32 // State, but for Dead
 	unanswered atomic.Uint32
@@ -32,6 +33,7 @@ type Watch struct {
 	foundDead  bool
 	layered    bool
 	wasBusy    bool // the loop's: something was in flight then
+	borne      bool // the loop's: the peer may keep its window closed for ever
 }
 
 // State returns what is known of the connection. It asks nobody. Without a
