@@ -49,7 +49,15 @@ func (g *Guard) Check(ctx context.Context, conns ...net.Conn) ([]State, error) {
 		return nil, ErrGuardClosed
 	}
 	for i, key := range keys {
-		if id := g.table.find(key); id != (entryID{}) {
+		switch id := g.table.find(key); {
+		case id == entryID{}:
+		case !g.started: // nothing lives that is watched
+			for _, w := range g.table.watches(id, nil) {
+				if w.Dead() {
+					p.states[i] = Dead
+				}
+			}
+		default:
 			g.inbox.questions = append(g.inbox.questions, question{id, i, p})
 			p.left++
 		}
@@ -113,15 +121,15 @@ func (l *loop) question(q question) {
 	} else if t.slow && t.unanswered == 0 {
 		q.pending.answer(q.at, SlowReader)
 		return
-	} else if t.unanswered > 0 && !t.waiting {
-		q.pending.answer(q.at, Suspect) // it is asked again soon, but not so soon
-		return
 	}
 	t.questions = append(t.questions, q)
 	if t.waiting {
 		t.steps = 0
 	}
 	l.touch(t)
+	if !t.over && t.unanswered > 0 && !t.waiting {
+		l.answer(t, Suspect) // it is asked again soon, but not so soon
+	}
 }
 
 // known is the state of a connection that need not, or can't be asked.
@@ -143,12 +151,9 @@ func (l *loop) known(it *item) (State, bool) {
 
 // touch has a trial looked at now.
 func (l *loop) touch(t *trial) {
-	if w := l.guard.watchOf(t.id); w != nil && l.kernel.info(w, &l.info) == nil {
-		l.step(t, l.clock())
-		return
+	if w := l.attend(t); w != nil {
+		l.step(t, l.clock()) // after the question, lest a pause in between make an answer look older
 	}
-	l.answer(t, Unwatched)
-	l.end(t)
 }
 
 // View returns what the Guard knows of c. It reports false if c isn't watched.
@@ -234,7 +239,7 @@ func (g *Guard) itemOf(id entryID) (item, bool) {
 	if e == nil {
 		return item{}, false
 	}
-	it := item{id: id, watch: e.first.Value(), policy: e.policy, group: e.group}
+	it := item{id: id, tcp: e.tcp, watch: e.first.Value(), policy: e.policy, group: e.group}
 	return it, it.watch != nil
 }
 
@@ -275,6 +280,8 @@ func (l *loop) accuseSiblings(g *group, path bool) {
 // askSiblings has all connections of a group asked that were not heard since
 // then.
 func (l *loop) askSiblings(g *group, since int64, accuse bool) {
+	mine := l.info
+	defer func() { l.info = mine }()
 	l.guard.mu.Lock()
 	ids := l.guard.table.siblings(g, l.ids[:0])
 	l.guard.mu.Unlock()
@@ -307,6 +314,6 @@ func (l *loop) rumour(id entryID) { l.accuseSiblings(l.guard.groupOf(id), false)
 // newcomer takes note of a new connection that others have opened.
 func (l *loop) newcomer(n newcomer) {
 	if g := l.guard.groupOf(n.id); g != nil && n.began > g.freshBegan {
-		l.fresh(g, n.began, l.clock())
+		l.fresh(g, n.began, n.heard)
 	}
 }

@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"time"
 )
 
@@ -85,13 +86,21 @@ func (l *loop) sendCanary(g *group, p *Policy, patience time.Duration, now int64
 	g.canaries++
 	l.canaries++
 	ctx, cancel := context.WithTimeout(l.guard.ctx, max(canaryTimeout, patience))
+	var back sync.Once
+	report := func(err error) {
+		back.Do(func() {
+			l.guard.post(func(in *inbox) { in.canaries = append(in.canaries, canary{g, now, err}) })
+		})
+	}
+	stop := context.AfterFunc(ctx, func() { report(ctx.Err()) }) // a Dial may forget its context
 	l.guard.canaries.Go(func() {
 		defer cancel()
 		c, err := dial(ctx, "tcp", g.addr.String())
 		if err == nil {
 			c.Close()
 		}
-		l.guard.post(func(in *inbox) { in.canaries = append(in.canaries, canary{g, now, err}) })
+		report(err)
+		stop()
 	})
 }
 

@@ -127,6 +127,7 @@ type Guard struct {
 	inbox   inbox
 	events  *epoll        // nil while polling
 	detect  time.Duration // the least DetectWithin so far
+	fresh   time.Duration // the least positive FreshFor so far
 	entered uint64        // calls of Watch
 	retune  bool          // sweeps must come more often
 	started bool
@@ -207,7 +208,7 @@ func (g *Guard) Close() error {
 // Guard does not keep it. If told is nil, it lives as long as c, and may be
 // dropped: [Guard.Cause] and [Guard.View] find it.
 func (g *Guard) Watch(c net.Conn, p *Policy, told func(*Watch)) (*Watch, error) {
-	w := &Watch{guard: g, told: told}
+	w := &Watch{guard: g, told: told, policy: p}
 	key, raw, layered, err := target(c)
 	if err != nil {
 		return nil, err
@@ -252,7 +253,9 @@ func target(c net.Conn) (key connKey, raw syscall.RawConn, layered bool, err err
 type footing struct {
 	policy *Policy // nil if it can't be had
 	remote netip.AddrPort
+	isNew  bool  // nothing but the handshake has passed over it
 	began  int64 // when it was opened, at the earliest
+	heard  int64
 }
 
 // footing asks whether w's connection is one that a policy can be applied to.
@@ -269,10 +272,13 @@ func (g *Guard) footing(w *Watch, key connKey, p *Policy) footing {
 		return footing{}
 	}
 	ap := addr.AddrPort()
+	heard := g.now() - int64(info.SincePeerHeard())
 	return footing{
 		policy: p,
 		remote: netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()),
-		began:  g.now() - int64(info.SincePeerHeard()+info.RTT+tick),
+		isNew:  info.DataSegsIn == 0 && info.BytesAcked <= 1 && info.SincePeerHeard() < askable,
+		began:  heard - int64(info.RTT+tick),
+		heard:  heard,
 	}
 }
 
@@ -284,7 +290,8 @@ func (g *Guard) enter(key connKey, w *Watch, f footing) error {
 		return err
 	}
 	g.entered++
-	w.policy = f.policy
+	w.policed = f.policy != nil
+	known := g.table.find(key) != entryID{}
 	w.id = g.table.add(key, weak.Make(w))
 	err := g.register(w)
 	if err != nil {
@@ -295,7 +302,7 @@ func (g *Guard) enter(key connKey, w *Watch, f footing) error {
 		return nil
 	}
 	w.known.Store(uint32(Alive))
-	if first := g.table.watches(w.id, nil)[0]; first != w && first.policy != nil {
+	if first := g.table.watches(w.id, nil)[0]; first != w && first.policed {
 		w.known.Store(first.known.Load())
 	}
 	g.table.police(w.id, f.policy, f.remote)
@@ -303,12 +310,16 @@ func (g *Guard) enter(key connKey, w *Watch, f footing) error {
 		g.detect, g.retune = d, true
 		g.kickLocked()
 	}
+	if d := f.policy.cfg.FreshFor; d > 0 && (g.fresh == 0 || d < g.fresh) {
+		g.fresh, g.retune = d, true
+		g.kickLocked()
+	}
 	if g.table.policed == 1 {
 		g.retune = true
 		g.kickLocked()
 	}
-	if g.wary.Load() {
-		g.inbox.newcomers = append(g.inbox.newcomers, newcomer{w.id, f.began})
+	if g.wary.Load() && f.isNew && !known {
+		g.inbox.newcomers = append(g.inbox.newcomers, newcomer{w.id, f.began, f.heard})
 		g.kickLocked()
 	}
 	return nil
@@ -330,12 +341,24 @@ func (g *Guard) start() error {
 		g.events = events
 	}
 	g.started = true
+	g.reregister()
 	l := newLoop(g)
 	g.running.Go(l.run)
 	return nil
 }
 
 func (g *Guard) now() int64 { return int64(time.Since(g.born)) }
+
+// reregister is register for what was watched when the goroutine ended, which is
+// nothing but closed connections, unless somebody watches them again. The Guard
+// is locked.
+func (g *Guard) reregister() {
+	for i := range g.table.entries {
+		if w := g.table.entries[i].first.Value(); w != nil {
+			_ = g.register(w)
+		}
+	}
+}
 
 // register arranges for w's connection to be looked at. The Guard is locked.
 func (g *Guard) register(w *Watch) error {
@@ -358,7 +381,7 @@ func (g *Guard) unwatch(w *Watch) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	last := g.table.remove(w.id, weak.Make(w))
-	if w.policy != nil && g.wary.Load() && !g.closed {
+	if w.policed && g.wary.Load() && !g.closed {
 		if e := g.table.get(w.id); e == nil || e.policy == nil {
 			g.inbox.stopped = append(g.inbox.stopped, w)
 			g.kickLocked()

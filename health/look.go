@@ -47,13 +47,20 @@ func (l *loop) look(it *item) {
 	if l.events != nil {
 		l.open++ // polling has counted it
 	}
-	if it.policy == nil || info.State == sockopt.StateClose {
+	if info.State == sockopt.StateClose {
+		l.deliver(it.id, sockopt.HangUp|sockopt.ReadClosed|sockopt.Failed) // if that wasn't done
+		return
+	}
+	if it.policy == nil {
 		return
 	}
 	now := l.clock()
 	last, wasBusy := w.lookedAt, w.wasBusy
 	w.lookedAt, w.wasBusy = now, inFlight(info)
-	if w.wasBusy && !wasBusy {
+	switch {
+	case last == 0: // who knows since when
+		w.busyAt = now
+	case w.wasBusy && !wasBusy:
 		w.busyAt = last
 	}
 	if !windowClosed(info) {

@@ -2,6 +2,7 @@ package health
 
 import (
 	"io"
+	"net"
 	"runtime"
 	"slices"
 	"time"
@@ -75,15 +76,15 @@ func (in *inbox) clear() {
 
 // newcomer is a new connection, of which siblings are silent perhaps.
 type newcomer struct {
-	id    entryID
-	began int64
+	id           entryID
+	began, heard int64
 }
 
 // post puts something into the inbox, unless the Guard is closed.
 func (g *Guard) post(put func(*inbox)) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	if g.closed || !g.started {
 		return false
 	}
 	put(&g.inbox)
@@ -190,7 +191,7 @@ func (l *loop) wait(next int64) bool {
 	g := l.guard
 	if l.events != nil {
 		g.mu.Lock()
-		if g.closed || !g.inbox.empty() {
+		if g.closed || g.retune || !g.inbox.empty() {
 			g.mu.Unlock()
 			return true
 		}
@@ -220,7 +221,7 @@ func (l *loop) leave() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	used := len(g.table.entries) - len(g.table.free)
-	if g.closed || l.canaries > 0 || !g.inbox.empty() || g.entered != l.entered || l.events != nil && used > g.table.policed {
+	if g.closed || l.from != 0 || l.open > 0 || l.canaries > 0 || !g.inbox.empty() || g.entered != l.entered || l.events != nil && used > g.table.policed {
 		return false
 	}
 	if g.events != nil {
@@ -276,6 +277,7 @@ func judgeClosed(e sockopt.Events) error {
 // item is a connection as a sweep needs it.
 type item struct {
 	id     entryID
+	tcp    weak.Pointer[net.TCPConn]
 	watch  *Watch
 	policy *Policy
 	group  *group
@@ -292,15 +294,15 @@ func (l *loop) sweep() {
 		return
 	}
 	if l.from == 0 {
-		if l.open == 0 {
+		l.guard.mu.Lock()
+		entered := l.guard.entered
+		l.guard.mu.Unlock()
+		if l.open == 0 && entered == l.entered {
 			l.idle++
 		} else {
 			l.idle = 0
 		}
-		l.open = 0
-		l.guard.mu.Lock()
-		l.entered = l.guard.entered
-		l.guard.mu.Unlock()
+		l.open, l.entered = 0, entered
 	}
 	every, n := l.gather()
 	for i := range l.batch {
@@ -324,6 +326,7 @@ const (
 	minSweep      = 200 * time.Millisecond
 	sweepCost     = 150 * time.Microsecond // per connection: 1 % of a processor at 1.5 µs
 	looksInDetect = 20
+	looksInFresh  = 5
 )
 
 // gather fills the batch, and returns in what time all of so many connections
@@ -338,10 +341,17 @@ func (l *loop) gather() (every time.Duration, n int) {
 	if polling {
 		n = len(g.table.entries)
 	}
+	if n == 0 {
+		g.detect, g.fresh = 0, 0
+	}
 	if n == 0 && !polling && len(g.table.entries) > len(g.table.free) {
 		return time.Duration(never), 0 // events only
 	}
-	every = min(max(time.Duration(n)*sweepCost, g.detect/looksInDetect, minSweep), max(maxSweep, g.detect/4))
+	often := g.detect / looksInDetect
+	if g.fresh > 0 {
+		often = min(often, g.fresh/looksInFresh)
+	}
+	every = min(max(time.Duration(n)*sweepCost, often, minSweep), max(maxSweep, g.detect/4))
 	if polling && (g.table.policed == 0 || g.pollEvery() < every) {
 		every = g.pollEvery()
 	}
@@ -353,10 +363,11 @@ func (l *loop) gather() (every time.Duration, n int) {
 			continue
 		}
 		w := e.first.Value()
-		if w == nil {
+		if w == nil { // collected, and soon to be cleared away
+			l.open++
 			continue
 		}
-		l.batch = append(l.batch, item{entryID{uint32(i), e.generation}, w, e.policy, e.group})
+		l.batch = append(l.batch, item{entryID{uint32(i), e.generation}, e.tcp, w, e.policy, e.group})
 	}
 	if l.from >= len(g.table.entries) {
 		l.from = 0

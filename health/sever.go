@@ -17,7 +17,7 @@ func (l *loop) condemn(t *trial, w *Watch, now int64) {
 		return
 	}
 	l.accept(t, now, false)
-	t.condemned = true
+	t.condemned, t.timers.Shielded = true, time.Millisecond
 	t.next = now + int64(minPatience/4)
 }
 
@@ -83,11 +83,13 @@ func (g *Guard) Sever(c net.Conn, cause error) error {
 	if len(ws) == 0 {
 		return fmt.Errorf("health: sever %v: it isn't watched", c.RemoteAddr())
 	}
-	for _, w := range ws {
-		w.die(cause)
-	}
 	var opErr error
-	if err := raw.Control(func(fd uintptr) { opErr = sockopt.Disconnect(fd) }); err != nil {
+	if err := raw.Control(func(fd uintptr) {
+		for _, w := range ws {
+			w.die(cause) // before, so that whoever reads the reset finds it
+		}
+		opErr = sockopt.Disconnect(fd)
+	}); err != nil {
 		return fmt.Errorf("health: sever %v: %w", c.RemoteAddr(), err)
 	}
 	if opErr != nil {
@@ -117,8 +119,7 @@ func (l *loop) acquit(w *Watch) {
 }
 
 // putBack is called when the loop ends: connections go on under the kernel's
-// options alone. Those that have been silent for longer than these allow end, as
-// they would have without the Guard.
+// options alone.
 func (l *loop) putBack() {
 	for _, t := range l.byID {
 		if w := l.guard.watchOf(t.id); w != nil {

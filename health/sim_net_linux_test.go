@@ -144,10 +144,10 @@ func (s *sim) watchConn(c *simConn, p *Policy, rtt time.Duration) {
 	if s.loop == nil {
 		s.start()
 	}
-	w := &Watch{guard: s.guard, raw: c, told: func(w *Watch) { c.told = append(c.told, w.State()) }}
+	w := &Watch{guard: s.guard, policy: p, raw: c, told: func(w *Watch) { c.told = append(c.told, w.State()) }}
 	w.look = w.sniff
 	key, _, _, _ := target(c.conn)
-	err := s.guard.enter(key, w, footing{policy: p, remote: c.host.addr, began: s.time.now - int64(rtt+tick)})
+	err := s.guard.enter(key, w, footing{policy: p, remote: c.host.addr, isNew: true, began: s.time.now - int64(rtt+tick), heard: s.time.now})
 	if err != nil {
 		panic(err)
 	}

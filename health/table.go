@@ -262,7 +262,9 @@ func (t *table) repolice(id entryID, e *entry) {
 	}
 	var p *Policy
 	for _, w := range t.watches(id, nil) {
-		p = e.group.merge(p, w.policy)
+		if w.policed {
+			p = e.group.merge(p, w.policy)
+		}
 	}
 	if p == nil {
 		t.release(e)

@@ -2,7 +2,9 @@ package health
 
 import (
 	"container/heap"
+	"net"
 	"time"
+	"weak"
 
 	"github.com/holdfast-go/holdfast/internal/sockopt"
 )
@@ -49,11 +51,13 @@ const (
 // are on the Guard's clock.
 type trial struct {
 	id        entryID
+	tcp       weak.Pointer[net.TCPConn]
 	group     *group
 	policy    *Policy
 	questions []question // of callers of Check
 
 	base    int64 // when the peer was last heard
+	begun   int64
 	since   int64 // since when it has owed an answer, at the earliest
 	freshAt int64 // when a new connection of the group worked since then; 0: none has
 	asked   int64 // when it was last asked; in the future if the kernel waits
@@ -101,18 +105,19 @@ func (l *loop) begin(it *item, since int64) *trial {
 	var t *trial
 	if n := len(l.free); n > 0 {
 		t, l.free = l.free[n-1], l.free[:n-1]
-		*t = trial{questions: t.questions[:0]}
 	} else {
 		t = &trial{}
 	}
 	now := l.clock()
-	t.id, t.group, t.policy = it.id, it.group, it.policy
+	t.id, t.group, t.policy, t.tcp = it.id, it.group, it.policy, it.tcp
+	t.begun = now
 	t.base = now - int64(l.info.SincePeerHeard())
 	t.since = max(since, t.base)
 	t.patience = patience(&l.info)
 	t.due = now
 	t.probed = !inFlight(&l.info) && l.info.Probes > 0
 	t.group.trials++
+	l.guard.wary.Store(true)
 	l.byID[t.id] = t
 	heap.Push(&l.due, t)
 	return t
@@ -132,8 +137,12 @@ func (l *loop) end(t *trial) {
 
 // tryAll takes the steps that are due.
 func (l *loop) tryAll() {
-	l.free = append(l.free, l.ended...)
-	clear(l.ended)
+	for i, t := range l.ended {
+		*t = trial{questions: t.questions[:0]}
+		if l.ended[i] = nil; len(l.free) < batchSize {
+			l.free = append(l.free, t)
+		}
+	}
 	l.ended = l.ended[:0]
 	for len(l.due) > 0 {
 		now := l.clock()
@@ -141,19 +150,28 @@ func (l *loop) tryAll() {
 		if t.due > now {
 			return
 		}
-		w := l.guard.watchOf(t.id)
-		if w == nil { // dropped
-			l.answer(t, Unwatched)
-			l.end(t)
-			continue
-		}
-		if err := l.kernel.info(w, &l.info); err != nil { // closed by its owner
-			l.answer(t, Unwatched)
-			l.end(t)
-			continue
-		}
-		l.step(t, l.clock()) // after the question, lest a pause in between make an answer look older
+		l.touch(t)
 	}
+}
+
+// attend reads the Info of a trial's connection and returns its Watch, or nil if
+// that was the end of the trial: nobody watches it any more, or its owner has
+// closed it.
+func (l *loop) attend(t *trial) *Watch {
+	it, ok := l.guard.itemOf(t.id)
+	if ok && it.policy != nil {
+		t.policy = it.policy
+		if l.kernel.info(it.watch, &l.info) == nil {
+			return it.watch
+		}
+	} else if c := t.tcp.Value(); c != nil { // the Watch was dropped, the connection wasn't
+		if raw, err := c.SyscallConn(); err == nil {
+			l.restore(t, &Watch{raw: raw})
+		}
+	}
+	l.answer(t, Unwatched)
+	l.end(t)
+	return nil
 }
 
 // step takes a trial's next step. The connection's Info is in l.info.
@@ -171,7 +189,11 @@ func (l *loop) step(t *trial, now int64) {
 	case t.condemned:
 		l.sever(t, w, now, false)
 	case now-int64(info.SincePeerHeard()) > t.base+int64(tick):
-		l.answered(t, w, now)
+		if t.asking && info.Probes > 0 && !inFlight(info) {
+			l.answeredOnce(t, w, now)
+		} else {
+			l.answered(t, w, now)
+		}
 	default:
 		l.interrogate(t, w, now)
 	}
@@ -244,7 +266,7 @@ func (l *loop) stepIdle(t *trial, w *Watch, now int64) {
 		}
 	}
 	if next := t.asked + int64(l.spacing(t)); t.asked != 0 && now < next {
-		t.next = next
+		t.next = min(next, now+int64(time.Second)) // the shielded kernel asks, too
 		return
 	}
 	l.put(t, w, now)
@@ -318,10 +340,23 @@ func (l *loop) shield(t *trial, w *Watch, d time.Duration) {
 	if t.timers.Shielded != 0 || !l.save(t, w) {
 		return
 	}
+	l.learn(t, w)
 	t.asking = true
 	if l.kernel.shield(w, d) == nil {
 		t.timers.Shielded = d
 	}
+}
+
+// learn takes what has changed since save for its owner's.
+func (l *loop) learn(t *trial, w *Watch) {
+	var now sockopt.Timers
+	if !t.asking || l.kernel.timers(w, &now) != nil {
+		return
+	}
+	if now.KeepAlive.Idle == askable { // ours
+		now.KeepAlive.Enable, now.KeepAlive.Idle = t.timers.KeepAlive.Enable, t.timers.KeepAlive.Idle
+	}
+	t.timers = now
 }
 
 // hurry has the kernel repeat what is in flight so often that it notices the end
@@ -346,7 +381,17 @@ func (l *loop) hurry(t *trial, w *Watch) {
 // restore gives the connection its own options back. It fails if its owner has
 // closed it.
 func (l *loop) restore(t *trial, w *Watch) {
+	if t.condemned {
+		_, _ = l.kernel.sever(w, func(*sockopt.Info) bool { return true })
+		return
+	}
 	if t.asking {
+		// What was asked in vain counts for the kernel, too, and its own count
+		// may be less. Its owner's limit in time is as good.
+		ka := t.timers.KeepAlive
+		if !inFlight(&l.info) && t.timers.UserTimeout == 0 && l.info.Probes > 0 && int(l.info.Probes) >= ka.Count {
+			t.timers.UserTimeout = ka.Idle + time.Duration(ka.Count)*ka.Interval
+		}
 		_ = l.kernel.restore(w, &t.timers)
 	}
 	if t.hurried > 0 {
@@ -425,12 +470,13 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 // flight the kernel's user timeout comes a little later, and must not come first:
 // if a read and a write wait, the read then ends as if the peer had closed.
 func (t *trial) deadline() int64 {
-	if t.busy {
-		return t.since + int64(t.policy.cfg.DetectWithin)
-	}
 	within := t.policy.cfg.DetectWithin
+	doubted := int64(min(within/2, minDoubt))
+	if t.busy {
+		return max(t.since+int64(within), t.begun+doubted)
+	}
 	end := min(max(t.base, t.group.heardAt), t.since) + int64(within)
-	return max(end, t.since+int64(min(within/2, minDoubt))) + int64(slack)
+	return max(end, t.since+doubted) + int64(slack)
 }
 
 // answered closes the trial of a connection whose peer was heard.
@@ -448,6 +494,23 @@ func (l *loop) answered(t *trial, w *Watch, now int64) {
 	if unsure {
 		l.hasten(g) // an outage is over, perhaps
 	}
+}
+
+// answeredOnce clears a suspect of which the kernel has asked one more question
+// since it was heard: the trial goes on until that is answered, or the connection
+// would have it against it under options of its own.
+func (l *loop) answeredOnce(t *trial, w *Watch, now int64) {
+	heard := now - int64(l.info.SincePeerHeard())
+	t.base, t.since, t.begun = heard, heard, now
+	t.unanswered, t.fresh, t.freshAt, t.waiting, t.accused = 0, 0, 0, false, false
+	if t.counted {
+		t.counted = false
+		t.group.silent--
+	}
+	w.unanswered.Store(0)
+	l.answer(t, Alive)
+	l.become(t.id, w, Alive)
+	t.next = now + int64(tick)
 }
 
 // hasten will have the suspects of a group asked as soon as they would answer.

@@ -32,6 +32,7 @@ type Watch struct {
 	claimed    atomic.Bool // the last callback has begun, or all are forbidden
 	foundDead  bool
 	layered    bool
+	policed    bool // the connection can be under its policy
 	wasBusy    bool // the loop's: something was in flight then
 	borne      bool // the loop's: the peer may keep its window closed for ever
 }
@@ -118,7 +119,7 @@ func (w *Watch) die(cause error) { w.cause.CompareAndSwap(nil, &cause) }
 // Stop ends the watching: no callback will begin any more. It reports whether
 // it prevented the last one, of the death; if not, that has begun, and may still
 // be running, or Stop was called before. One of a mere suspicion may be running,
-// too. What State, Dead and Cause say remains, and Sniff still works.
+// too, and so may the ending of a suspect. What State, Dead and Cause say remains, and Sniff still works.
 func (w *Watch) Stop() bool {
 	prevented := w.claim()
 	w.guard.unwatch(w)
