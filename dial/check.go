@@ -179,15 +179,20 @@ func (c *Config) fillGuard(add func(string, ...any)) {
 		add("Config.RTOMax is %v but neither a user timeout nor a guard bounds how long data may stay unacknowledged: Linux would give a connection up after 15 retransmissions, about %s; set RTOMax to zero, or have one of them",
 			c.RTOMax, short(15*c.RTOMax))
 	}
+	// Linux gives a peer up that leaves 15 questions about its closed window
+	// unanswered, which must not come before the guard's verdict.
+	least := min(max(defaultRTOMax, roundUp(c.DetectWithin/12, time.Millisecond)), maxRTOMax)
+	if bounded && c.UserTimeout <= 0 && c.RTOMax > 0 && c.RTOMax < least {
+		add("Config.RTOMax is %v but Config.DetectWithin is %v and no user timeout is set: Linux would give a peer with a closed window up after 15 questions, before DetectWithin is over; set RTOMax to %v or more, or zero",
+			c.RTOMax, c.DetectWithin, least)
+	}
 	if c.RTOMax == 0 {
 		c.RTOMax = -1
 		switch {
 		case c.UserTimeout > 0:
 			c.RTOMax = defaultRTOMax
 		case bounded:
-			// Linux gives a peer up that leaves 15 questions about its closed
-			// window unanswered, which must not come before the guard's verdict.
-			c.RTOMax = min(max(defaultRTOMax, roundUp(c.DetectWithin/12, time.Millisecond)), maxRTOMax)
+			c.RTOMax = least
 		}
 	}
 }

@@ -94,9 +94,9 @@ type Config struct {
 	// GuardConfig.Dial does.
 	Guard *health.Guard
 
-	// Unguarded switches the guard off, also that of a context. What remains is
-	// what the kernel does with KeepAlive and UserTimeout. It excludes Guard and
-	// FreshFor.
+	// Unguarded switches the dialer's guard off. What remains is what the kernel
+	// does with KeepAlive and UserTimeout, unless somebody else watches the
+	// connection, as a pool does with its own. It excludes Guard and FreshFor.
 	Unguarded bool
 
 	// FreshFor is how long after its peer was heard a connection counts as alive

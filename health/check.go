@@ -156,13 +156,18 @@ func (l *loop) touch(t *trial) {
 	}
 }
 
-// View returns what the Guard knows of c. It reports false if c isn't watched.
+// View returns what the Guard knows of c. It reports false if c isn't watched,
+// and if the Guard is nil or closed.
 func (g *Guard) View(c net.Conn) (View, bool) {
 	key, _, _, err := target(c)
-	if err != nil {
+	if err != nil || g == nil {
 		return View{}, false
 	}
 	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return View{}, false
+	}
 	id := g.table.find(key)
 	ws := g.table.watches(id, nil)
 	var p *Policy

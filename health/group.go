@@ -42,13 +42,17 @@ func (g *group) merge(a, b *Policy) *Policy {
 		return g.merged[2]
 	}
 	cfg := a.cfg
-	cfg.DetectWithin = min(cfg.DetectWithin, b.cfg.DetectWithin)
 	switch {
-	case cfg.FreshFor < 0:
-		cfg.FreshFor = b.cfg.FreshFor
-	case b.cfg.FreshFor > 0:
-		cfg.FreshFor = min(cfg.FreshFor, b.cfg.FreshFor)
+	case a.cfg.Yields && !b.cfg.Yields:
+		cfg.DetectWithin, cfg.FreshFor = b.cfg.DetectWithin, b.cfg.FreshFor
+	case b.cfg.Yields && !a.cfg.Yields:
+	default:
+		cfg.DetectWithin = min(cfg.DetectWithin, b.cfg.DetectWithin)
+		if cfg.FreshFor < 0 || b.cfg.FreshFor > 0 && b.cfg.FreshFor < cfg.FreshFor {
+			cfg.FreshFor = b.cfg.FreshFor
+		}
 	}
+	cfg.Yields = a.cfg.Yields && b.cfg.Yields
 	cfg.AskedBeforeUse = a.cfg.AskedBeforeUse || b.cfg.AskedBeforeUse
 	if cfg.Dial == nil {
 		cfg.Dial = b.cfg.Dial

@@ -45,7 +45,8 @@ type GuardConfig struct {
 
 	// Dial replaces PolicyConfig.Dial of every policy, for programs that must
 	// reach all their peers in a special way: from another network namespace,
-	// say. Nil: each policy's own.
+	// say. Nil: each policy's own. The peers' programs see its connections,
+	// which are closed at once.
 	Dial DialFunc
 }
 
@@ -168,6 +169,9 @@ func NewGuard(cfg GuardConfig) (*Guard, error) {
 // What each Watch knows it still tells, and Sniff still works. Connections go on
 // under the kernel's options alone. Close may be called more than once.
 func (g *Guard) Close() error {
+	if g == nil {
+		return nil
+	}
 	g.mu.Lock()
 	if !g.closed {
 		g.closed = true
@@ -404,10 +408,10 @@ func (g *Guard) sweep(id entryID) {
 
 // Cause returns why c is dead, if it is watched and known to be, and nil
 // otherwise. It still knows after c was closed, until c and every Watch of it
-// are stopped or dropped.
+// are stopped or dropped. A nil Guard knows of nothing.
 func (g *Guard) Cause(c net.Conn) error {
 	key, _, _, err := target(c)
-	if err != nil {
+	if err != nil || g == nil {
 		return nil
 	}
 	for _, w := range g.watches(func(t *table) entryID { return t.find(key) }, nil) {

@@ -34,6 +34,11 @@ type PolicyConfig struct {
 	// freshness' sake, which saves batteries.
 	FreshFor time.Duration
 
+	// Yields says that DetectWithin and FreshFor hold only where no other policy
+	// does: where a connection is under two, of which one yields, it is the
+	// other's that hold. Otherwise the stricter do.
+	Yields bool
+
 	// AskedBeforeUse says that the owner calls Check before it uses a connection
 	// that isn't fresh, as a pool does: those unused for a minute are then not
 	// asked in the background.
@@ -41,7 +46,9 @@ type PolicyConfig struct {
 
 	// Dial opens a connection to an address of which an existing connection has
 	// become silent, to learn whether the address or only that connection is
-	// lost; what it returns is closed at once. GuardConfig.Dial goes before it.
+	// lost; what it returns is closed at once, and the peer's program sees that
+	// unless it was half-open, as package dial's are. It must obey its context,
+	// or Guard.Close waits. GuardConfig.Dial goes before it.
 	// Nil: none is opened, others that open connections under the same Guard
 	// tell as much.
 	Dial DialFunc

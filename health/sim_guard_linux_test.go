@@ -227,7 +227,7 @@ func (s *sim) dead() (dead []*simConn) {
 // unrestored are the living connections whose options aren't their owners'.
 func (s *sim) unrestored() (changed []*simConn) {
 	for _, c := range s.conns {
-		if c.ours.state != sockopt.StateClose && c.ours.opts != c.opened {
+		if c.ours.state != sockopt.StateClose && (c.ours.opts != c.opened || c.ours.rtoMax != c.openedRTO) {
 			changed = append(changed, c)
 		}
 	}

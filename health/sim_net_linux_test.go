@@ -73,6 +73,7 @@ type simConn struct {
 	told      []State
 	diedAt    int64
 	opened    sockopt.Timers
+	openedRTO time.Duration
 
 	conn  *net.TCPConn // has no descriptor
 	watch *Watch
@@ -132,6 +133,7 @@ func (s *sim) open(h *simHost, p *Policy, opts sockopt.Timers) *simConn {
 			s.deaths = append(s.deaths, c)
 		}
 	}
+	c.openedRTO = rtoMax
 	rtt := 2 * h.delay()
 	c.ours.establish(rtt, opts, rtoMax)
 	c.peers.establish(rtt, bare, 120*time.Second)

@@ -89,7 +89,7 @@ type SilenceError struct {
 func (e *SilenceError) Error() string {
 	why := "and DetectWithin is over"
 	if e.Fresh {
-		why = "and a new connection works: a router on the way has forgotten this one"
+		why = "and a new connection works: this one's path is lost, or its state somewhere on it"
 	}
 	return fmt.Sprintf("health: %v was not heard for %v, has left %d probes unanswered, %s",
 		e.Remote, e.Silent.Round(time.Millisecond), e.Unanswered, why)

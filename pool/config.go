@@ -94,9 +94,10 @@ type Config[T any] struct {
 
 	// DetectWithin is how long a connection may be silent before the guard
 	// ends it (see [health.Policy]), and how long a caller without a deadline
-	// waits in Acquire while there is no live connection and opening fails. It
-	// is meant to be the same as the dialer's. Zero: 10 s. Less than 2 s: an
-	// error.
+	// waits in Acquire while there is no live connection and opening fails.
+	// Zero: 10 s; but if FreshFor is zero, too, a connection from a holdfast
+	// dialer keeps that dialer's. Otherwise the stricter of the two holds. Less
+	// than 2 s: an error.
 	DetectWithin time.Duration
 
 	// FreshFor is how long a connection is handed out without a question after
@@ -137,8 +138,9 @@ type Config[T any] struct {
 	MaxConnLifetimeJitter time.Duration
 
 	// MaxConnIdleTime is how long a connection may lie unused before it is
-	// closed. It may be closed up to a sixteenth of it early. Keep it below the idle limit of the server and of everything
-	// between (many load balancers: 60 s). Zero: 55 s. Negative: no limit.
+	// closed. It may be closed up to a sixteenth of it early. Keep it below the
+	// idle limit of the server and of everything between (many load balancers:
+	// 60 s). Zero: 55 s. Negative: no limit.
 	MaxConnIdleTime time.Duration
 
 	// PingPeriod is how long ago a connection must have been used or pinged
@@ -213,8 +215,8 @@ func (cfg Config[T]) withDefaults() (Config[T], error) {
 }
 
 // policy is under what the guard watches the connections of a complete Config.
-func (cfg *Config[T]) policy(t *Trace) (*health.Policy, error) {
-	p := health.PolicyConfig{DetectWithin: cfg.DetectWithin, FreshFor: cfg.FreshFor, AskedBeforeUse: true}
+func (cfg *Config[T]) policy(t *Trace, yields bool) (*health.Policy, error) {
+	p := health.PolicyConfig{DetectWithin: cfg.DetectWithin, FreshFor: cfg.FreshFor, AskedBeforeUse: true, Yields: yields}
 	if t != nil {
 		p.StateChanged = t.ConnState
 	}

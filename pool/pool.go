@@ -78,6 +78,7 @@ type Pool[T any] struct {
 // New makes a pool. It does no I/O: connections are opened when callers or
 // MinIdleConns need them. The error names every field that makes no sense.
 func New[T any](cfg Config[T]) (*Pool[T], error) {
+	yields := cfg.DetectWithin == 0 && cfg.FreshFor == 0
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -101,7 +102,7 @@ func New[T any](cfg Config[T]) (*Pool[T], error) {
 		p.cfg.Trace = new(*t)
 		p.observed = t.AcquireDone != nil || t.ReleaseDone != nil || cfg.LeakTimeout > 0
 	}
-	if p.policy, err = cfg.policy(p.cfg.Trace); err != nil {
+	if p.policy, err = cfg.policy(p.cfg.Trace, yields); err != nil {
 		return nil, fmt.Errorf("pool: making a policy: %w", err)
 	}
 	if p.ledger, err = newLedger(cfg.MaxConns, p.construct, p.end); err != nil {
@@ -118,6 +119,10 @@ func New[T any](cfg Config[T]) (*Pool[T], error) {
 	p.dispatchLocked(p.now())
 	return p, nil
 }
+
+// Guard returns the guard that watches the pool's connections: Config.Guard, or
+// the pool's own, which ends with it.
+func (p *Pool[T]) Guard() *health.Guard { return p.guard }
 
 // Acquire returns a connection: the most recently used idle one that passes
 // its checks, or the next one that is released or opened while ctx lives.
