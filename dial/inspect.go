@@ -267,7 +267,7 @@ func describeGuard(b *strings.Builder, v health.View) {
 		if v.Cause != nil {
 			fmt.Fprintf(b, ", %v", v.Cause)
 		}
-	case v.State != health.Alive:
+	case v.State == health.Suspect || v.State == health.Quiet:
 		fmt.Fprintf(b, ", silent for %v, ended after %s", max(v.Heard, 0), short(v.DetectWithin))
 	case v.FreshFor > 0:
 		b.WriteString(", fresh for " + short(v.FreshFor))

@@ -157,7 +157,11 @@ func (l *loop) bury(id entryID, watches []*Watch, cause error) {
 			change.Silent = l.info.SincePeerHeard()
 		}
 	} else {
-		change.Silent, change.Unanswered = t.silence(l.clock()), t.unanswered
+		now := l.clock()
+		change.Silent, change.Unanswered = t.silence(now), t.unanswered
+		if t.primed != 0 && Classify(cause) == Path {
+			cause = t.cause(now, false)
+		}
 		l.answer(t, Dead)
 		l.end(t)
 	}

@@ -21,19 +21,47 @@ func (l *loop) condemn(t *trial, w *Watch, now int64) {
 	t.next = now + int64(minPatience/4)
 }
 
+// fewUnacked is so little that no write waits for room behind it: where a read
+// and a write wait, and the kernel ends the connection, the read ends as if the
+// peer had closed.
+const fewUnacked = 3
+
+// prime has the kernel end a busy suspect at a repetition that is due about when
+// its time is over, so that its owner reads what the kernel says of silence:
+// ETIMEDOUT, or what a router said.
+func (l *loop) prime(t *trial, w *Watch, now, end int64) {
+	info := &l.info
+	if !t.busy || t.primed != 0 || !t.saved || info.NotSent > 0 || info.Unacked == 0 || info.Unacked > fewUnacked {
+		return
+	}
+	next := now + int64(info.RTO-info.LastDataSent)
+	if next < end-int64(400*time.Millisecond) || next > end+int64(600*time.Millisecond) || next < now {
+		return
+	}
+	if l.kernel.shield(w, time.Millisecond) == nil {
+		t.asking, t.timers.Shielded = true, time.Millisecond
+		t.primed = next + int64(minPatience/2)
+	}
+}
+
 // accept makes silence the cause of death of a trial's connection.
 func (l *loop) accept(t *trial, now int64, fresh bool) {
-	var remote net.Addr = net.TCPAddrFromAddrPort(t.group.addr)
-	var cause error = &SilenceError{Remote: remote, Silent: t.silence(now), Unanswered: t.unanswered, Fresh: fresh}
-	if t.slow && t.unanswered == 0 {
-		cause = &SlowReaderError{Remote: remote, Closed: time.Duration(now - t.closedAt)}
-	}
+	cause := t.cause(now, fresh)
 	l.id = t.id
 	l.watches = l.guard.watches(l.find, l.watches[:0])
 	for _, w := range l.watches {
 		w.die(cause)
 	}
 	clear(l.watches)
+}
+
+// cause is why a trial ends its connection.
+func (t *trial) cause(now int64, fresh bool) error {
+	remote := net.TCPAddrFromAddrPort(t.group.addr)
+	if t.slow && t.unanswered == 0 {
+		return &SlowReaderError{Remote: remote, Closed: time.Duration(now - t.closedAt)}
+	}
+	return &SilenceError{Remote: remote, Silent: t.silence(now), Unanswered: t.unanswered, Fresh: fresh}
 }
 
 // sever ends a suspect, unless it is heard in the last moment.

@@ -85,6 +85,7 @@ type trial struct {
 	condemned bool
 	over      bool
 	timers    sockopt.Timers
+	primed    int64         // the kernel ends it at its next repetition, before this; 0: it doesn't
 	hurried   time.Duration // the RTO max that we have set; negative: not to be set
 }
 
@@ -225,6 +226,9 @@ func (l *loop) interrogate(t *trial, w *Watch, now int64) {
 func (l *loop) stepBusy(t *trial, now int64) {
 	n := repeated(&l.info)
 	if !t.busy {
+		if t.unanswered < silentAfter {
+			t.begun = now // what was asked before may have been under way for good reasons
+		}
 		t.busy, t.waiting, t.repeats = true, false, 0
 	} else if n > t.repeats && t.afterFresh() {
 		t.fresh += n - t.repeats
@@ -454,10 +458,12 @@ func (l *loop) weigh(t *trial, w *Watch, now int64) {
 		l.sendCanary(g, t.policy, t.patience, now)
 	}
 	// A closed window is asked about so seldom that much time proves little.
-	if t.unanswered < spreadAfter || windowClosed(&l.info) && t.unanswered < lostBehindWindow {
+	if t.unanswered < spreadAfter || t.busy && t.unanswered < silentAfter || windowClosed(&l.info) && t.unanswered < lostBehindWindow {
 		return
 	}
-	if end := t.deadline(); now < end {
+	end := t.deadline()
+	l.prime(t, w, now, end)
+	if end = max(end, t.primed); now < end {
 		t.next = min(t.next, end)
 	} else {
 		l.condemn(t, w, now)
@@ -473,7 +479,7 @@ func (t *trial) deadline() int64 {
 	within := t.policy.cfg.DetectWithin
 	doubted := int64(min(within/2, minDoubt))
 	if t.busy {
-		return max(t.since+int64(within), t.begun+doubted)
+		return max(t.since+int64(within), t.begun+max(doubted, int64(min(t.patience, within))))
 	}
 	end := min(max(t.base, t.group.heardAt), t.since) + int64(within)
 	return max(end, t.since+doubted) + int64(slack)
