@@ -44,6 +44,8 @@ const (
 
 	lookEvery = 150 * time.Millisecond // at a busy suspect
 
+	maxFree = 8192 // trials that are kept for others; some 2 MB
+
 	kernelRTOMax = 120 * time.Second // TCP_RTO_MAX_MS of whoever has set none
 )
 
@@ -140,7 +142,7 @@ func (l *loop) end(t *trial) {
 func (l *loop) tryAll() {
 	for i, t := range l.ended {
 		*t = trial{questions: t.questions[:0]}
-		if l.ended[i] = nil; len(l.free) < batchSize {
+		if l.ended[i] = nil; len(l.free) < maxFree {
 			l.free = append(l.free, t)
 		}
 	}
