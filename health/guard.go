@@ -93,11 +93,13 @@ const (
 //   - DetectWithin has passed since the peer was last heard, and what the answer
 //     to one more question takes (0.75 s); but if nobody had asked for long, not
 //     before half of DetectWithin, or 3 s, of asking. Its owner reads ETIMEDOUT
-//     from the kernel, or ECONNRESET if data was in flight.
+//     from the kernel, or ECONNRESET if much data was in flight.
 //
 // [Guard.Cause] tells a [*SilenceError] then. An outage that is shorter ends no
-// connection. A peer that answers window probes but reads nothing is a
-// [SlowReader], and never ended.
+// connection. Where a read and a write wait, the second of them to be told
+// returns ENOTCONN or EPIPE; neither returns EOF. A peer that answers window
+// probes but reads nothing is a [SlowReader]. It is ended when the connection's
+// user timeout is over, with a [*SlowReaderError], and never if that is zero.
 //
 // The questions prove the kernel at the other end of the TCP connection, which
 // may be a proxy's; they don't prove the process.

@@ -50,8 +50,8 @@ func (w *Watch) State() State {
 func (w *Watch) Dead() bool { return w.cause.Load() != nil }
 
 // Cause returns why the connection is dead, and nil while it isn't known to be:
-// [io.EOF] if the peer closed it, a [*SilenceError] if the Guard ended it or had
-// the kernel end it, otherwise an errno, or an error that says that the reason
+// [io.EOF] if the peer closed it, a [*SilenceError] or [*SlowReaderError] if the
+// Guard ended it or had the kernel end it, otherwise an errno, or an error that says that the reason
 // isn't known.
 //
 // It never takes an error away from who reads from the connection. Therefore,
