@@ -207,7 +207,7 @@ func (s *sim) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	case err := <-d.reply:
 		return &net.TCPConn{}, err
 	case <-s.guard.ctx.Done():
-		return nil, ctx.Err()
+		return nil, s.guard.ctx.Err() // ctx ends a little later
 	}
 }
 
@@ -220,7 +220,7 @@ func (s *sim) collect() {
 		h := s.hosts[netip.MustParseAddrPort(d.addr)]
 		open := true
 		done := func(err error) {
-			if !open {
+			if !open || s.guard.ctx.Err() != nil {
 				return
 			}
 			open = false
