@@ -29,7 +29,7 @@ func TestSimWhoIsHeardInTheLastMomentLives(t *testing.T) {
 		spoken = true
 		h.outage = [2][]span{}
 		c.peers.write(1)
-		s.time.advance(s.time.now + int64(50*time.Millisecond))
+		s.time.advance(s.time.now + int64(tick/2)) // more would show in the look
 	}
 	s.run(20 * time.Second)
 	require.True(t, spoken)
