@@ -163,8 +163,8 @@ func (l *loop) tryAll() {
 func (l *loop) attend(t *trial) *Watch {
 	it, ok := l.guard.itemOf(t.id)
 	if ok && it.policy != nil {
-		t.policy = it.policy
 		if l.kernel.info(it.watch, &l.info) == nil {
+			l.follow(t, it.watch, it.policy)
 			return it.watch
 		}
 	} else if c := t.tcp.Value(); c != nil { // the Watch was dropped, the connection wasn't
@@ -175,6 +175,17 @@ func (l *loop) attend(t *trial) *Watch {
 	l.answer(t, Unwatched)
 	l.end(t)
 	return nil
+}
+
+// follow puts a trial under the policy that is now in force.
+func (l *loop) follow(t *trial, w *Watch, p *Policy) {
+	if t.policy == p {
+		return
+	}
+	t.policy = p
+	if far := t.far(l.clock()); t.timers.Shielded > 0 && !t.slow && !t.condemned && t.primed == 0 && l.kernel.shield(w, far) == nil {
+		t.timers.Shielded = far
+	}
 }
 
 // step takes a trial's next step. The connection's Info is in l.info.
@@ -317,6 +328,7 @@ func (l *loop) put(t *trial, w *Watch, now int64) {
 	if t.unanswered > 0 || t.patience > askable-tick || ut > 0 && ut < age+2*time.Second || ut == 0 && count <= 2 {
 		l.shield(t, w, t.far(now))
 	}
+	l.learn(t, w)
 	l.probes++
 	t.asking = true
 	if err := l.kernel.ask(w); err != nil {
@@ -359,6 +371,12 @@ func (l *loop) learn(t *trial, w *Watch) {
 	if !t.asking || l.kernel.timers(w, &now) != nil {
 		return
 	}
+	if t.timers.Shielded > 0 { // restore leaves alone what differs, but asking doesn't
+		if now.KeepAlive.Idle != askable {
+			t.timers.KeepAlive.Enable, t.timers.KeepAlive.Idle = now.KeepAlive.Enable, now.KeepAlive.Idle
+		}
+		return
+	}
 	if now.KeepAlive.Idle == askable { // ours
 		now.KeepAlive.Enable, now.KeepAlive.Idle = t.timers.KeepAlive.Enable, t.timers.KeepAlive.Idle
 	}
@@ -395,7 +413,7 @@ func (l *loop) restore(t *trial, w *Watch) {
 		// What was asked in vain counts for the kernel, too, and its own count
 		// may be less. Its owner's limit in time is as good.
 		ka := t.timers.KeepAlive
-		if !inFlight(&l.info) && t.timers.UserTimeout == 0 && l.info.Probes > 0 && int(l.info.Probes) >= ka.Count {
+		if !inFlight(&l.info) && t.timers.UserTimeout == 0 && l.info.Probes > 0 && int(l.info.Probes)+1 >= ka.Count {
 			t.timers.UserTimeout = ka.Idle + time.Duration(ka.Count)*ka.Interval
 		}
 		_ = l.kernel.restore(w, &t.timers)

@@ -104,7 +104,7 @@ func TestUnreachabilityEmptiesThePoolAndIsNamedOnDial(t *testing.T) {
 	_, err := inFlight.Value().Write([]byte("anybody there?"))
 	require.NoError(t, err)
 	_, err = inFlight.Value().Read(make([]byte, 1))
-	require.ErrorIs(t, err, syscall.ECONNRESET, "the guard has ended it")
+	require.True(t, errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ECONNRESET), "the kernel has ended it at the guard's word, or the guard has: %v", err)
 	require.Less(t, time.Since(began), detectWithin+time.Second+slack)
 	require.Equal(t, health.Path, health.Classify(inFlight.Err()), "and says why: %v", inFlight.Err())
 	inFlight.Fail(err)
@@ -371,12 +371,11 @@ func TestAReadThatNobodyAnswersEndsAndTheConnectionIsDropped(t *testing.T) {
 	lab.Drop()
 	began := time.Now()
 	err := p.Do(t.Context(), echo)
-	require.ErrorIs(t, err, syscall.ECONNRESET)
-	require.ErrorIs(t, err, syscall.ETIMEDOUT)
+	require.ErrorIs(t, err, syscall.ETIMEDOUT) // with ECONNRESET, if the guard has ended it
 	require.Equal(t, health.Path, health.Classify(err))
 	require.Less(t, time.Since(began), detectWithin+time.Second+slack)
 	c := <-p.closed
-	require.Equal(t, pool.ReasonSilent, c.Reason)
+	require.Contains(t, []pool.Reason{pool.ReasonSilent, pool.ReasonFailed}, c.Reason, "whoever was told first")
 	require.Equal(t, health.Path, c.Class)
 	lab.Heal()
 	require.NoError(t, p.Do(t.Context(), echo))
