@@ -152,7 +152,7 @@ func (l *loop) known(it *item) (State, bool) {
 // touch has a trial looked at now.
 func (l *loop) touch(t *trial) {
 	if w := l.attend(t); w != nil {
-		l.step(t, l.clock()) // after the question, lest a pause in between make an answer look older
+		l.step(t, w, l.clock()) // after the question, lest a pause in between make an answer look older
 	}
 }
 
@@ -246,12 +246,6 @@ func (g *Guard) itemOf(id entryID) (item, bool) {
 	}
 	it := item{id: id, tcp: e.tcp, watch: e.first.Value(), policy: e.policy, group: e.group}
 	return it, it.watch != nil
-}
-
-// watchOf returns a Watch of an entry, or nil.
-func (g *Guard) watchOf(id entryID) *Watch {
-	it, _ := g.itemOf(id)
-	return it.watch
 }
 
 // conn returns an entry's connection, or nil.

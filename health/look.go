@@ -74,7 +74,7 @@ func (l *loop) look(it *item) {
 	switch {
 	case w.wasBusy:
 		if repeated(info) > 0 && age >= patience(info) {
-			l.step(l.begin(it, max(now-int64(age), w.busyAt)), now)
+			l.step(l.begin(it, max(now-int64(age), w.busyAt)), w, now)
 			return
 		}
 		if windowClosed(info) && wasBusy {
@@ -83,10 +83,10 @@ func (l *loop) look(it *item) {
 			return
 		}
 	case info.Probes > 0 && age >= askable: // the kernel has asked
-		l.step(l.begin(it, now), now)
+		l.step(l.begin(it, now), w, now)
 		return
 	case l.wantsAsking(cfg, info):
-		l.step(l.begin(it, now), now)
+		l.step(l.begin(it, now), w, now)
 		return
 	case cfg.FreshFor > 0 && age >= cfg.FreshFor:
 		l.become(it.id, w, Quiet)

@@ -150,8 +150,8 @@ func (l *loop) acquit(w *Watch) {
 // options alone.
 func (l *loop) putBack() {
 	for _, t := range l.byID {
-		if w := l.guard.watchOf(t.id); w != nil {
-			l.restore(t, w)
+		if it, ok := l.guard.itemOf(t.id); ok {
+			l.restore(t, it.watch)
 		}
 		l.answer(t, Unwatched)
 	}

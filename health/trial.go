@@ -189,11 +189,10 @@ func (l *loop) follow(t *trial, w *Watch, p *Policy) {
 }
 
 // step takes a trial's next step. The connection's Info is in l.info.
-func (l *loop) step(t *trial, now int64) {
-	w := l.guard.watchOf(t.id)
+func (l *loop) step(t *trial, w *Watch, now int64) {
 	info := &l.info
-	if w == nil || info.State == sockopt.StateClose {
-		l.closed(t, w, now)
+	if info.State == sockopt.StateClose {
+		l.closed(t)
 		return
 	}
 	t.next = never
@@ -566,15 +565,10 @@ func (l *loop) hastenAll(now int64) {
 }
 
 // closed closes the trial of a connection that has ended.
-func (l *loop) closed(t *trial, w *Watch, now int64) {
-	if w == nil {
-		l.answer(t, Unwatched)
-		l.end(t)
-		return
-	}
+func (l *loop) closed(t *trial) {
 	l.deliver(t.id, sockopt.HangUp|sockopt.ReadClosed|sockopt.Failed)
-	if !t.over { // deliver has found nothing to do
-		l.answer(t, w.State())
+	if !t.over { // stopped meanwhile
+		l.answer(t, Unwatched)
 		l.end(t)
 	}
 }
