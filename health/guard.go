@@ -416,7 +416,7 @@ func (g *Guard) Cause(c net.Conn) error {
 	if err != nil || g == nil {
 		return nil
 	}
-	for _, w := range g.watches(func(t *table) entryID { return t.find(key) }, nil) {
+	for _, w := range g.watchesOn(key) {
 		if err := w.Cause(); err != nil {
 			return err
 		}
@@ -424,9 +424,16 @@ func (g *Guard) Cause(c net.Conn) error {
 	return nil
 }
 
-// watches appends the living watches of the entry that find names.
-func (g *Guard) watches(find func(*table) entryID, to []*Watch) []*Watch {
+// watchesOf appends the living watches of an entry.
+func (g *Guard) watchesOf(id entryID, to []*Watch) []*Watch {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.table.watches(find(&g.table), to)
+	return g.table.watches(id, to)
+}
+
+// watchesOn returns the living watches of a connection.
+func (g *Guard) watchesOn(key connKey) []*Watch {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.table.watches(g.table.find(key), nil)
 }

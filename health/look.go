@@ -118,8 +118,7 @@ func (l *loop) become(id entryID, w *Watch, s State) {
 	if State(w.known.Load()) == s {
 		return
 	}
-	l.id = id
-	l.watches = l.guard.watches(l.find, l.watches[:0])
+	l.watches = l.guard.watchesOf(id, l.watches[:0])
 	defer clear(l.watches)
 	change := StateChange{To: s, Silent: l.info.SincePeerHeard()}
 	if t := l.byID[id]; t != nil {

@@ -20,8 +20,6 @@ type loop struct {
 	events *epoll // nil while polling
 
 	// For deliver.
-	id      entryID
-	find    func(*table) entryID
 	watches []*Watch
 	happens sockopt.Events
 	cause   error
@@ -109,7 +107,6 @@ func newLoop(g *Guard) *loop {
 	if g.events == nil {
 		l.batchAt = l.clock() + int64(g.pollEvery())
 	}
-	l.find = func(*table) entryID { return l.id }
 	l.judge = func(fd uintptr) { l.cause = judgeEvents(fd, l.happens) }
 	l.poll = func(fd uintptr) { l.happens = pollEnd(fd) }
 	return l
@@ -247,8 +244,8 @@ func (l *loop) loseEvents() {
 
 // deliver deals with an event of an entry.
 func (l *loop) deliver(id entryID, e sockopt.Events) {
-	l.id, l.happens, l.cause = id, e, nil
-	l.watches = l.guard.watches(l.find, l.watches[:0])
+	l.happens, l.cause = e, nil
+	l.watches = l.guard.watchesOf(id, l.watches[:0])
 	defer clear(l.watches)
 	if len(l.watches) == 0 {
 		return // stopped or dropped meanwhile

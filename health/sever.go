@@ -47,8 +47,7 @@ func (l *loop) prime(t *trial, w *Watch, now, end int64) {
 // accept makes silence the cause of death of a trial's connection.
 func (l *loop) accept(t *trial, now int64, fresh bool) {
 	cause := t.cause(now, fresh)
-	l.id = t.id
-	l.watches = l.guard.watches(l.find, l.watches[:0])
+	l.watches = l.guard.watchesOf(t.id, l.watches[:0])
 	for _, w := range l.watches {
 		w.die(cause)
 	}
@@ -87,9 +86,7 @@ func (l *loop) sever(t *trial, w *Watch, now int64, fresh bool) {
 			_ = closeHard(conn)
 		}
 	}
-	l.id = t.id
-	watches := l.guard.watches(l.find, nil)
-	l.bury(t.id, watches, w.Cause())
+	l.bury(t.id, l.guard.watchesOf(t.id, nil), w.Cause())
 }
 
 // Sever ends c, which is watched, for a reason that [Guard.Cause] tells from
@@ -107,7 +104,7 @@ func (g *Guard) Sever(c net.Conn, cause error) error {
 	if err != nil {
 		return err
 	}
-	ws := g.watches(func(t *table) entryID { return t.find(key) }, nil)
+	ws := g.watchesOn(key)
 	if len(ws) == 0 {
 		return fmt.Errorf("health: sever %v: it isn't watched", c.RemoteAddr())
 	}
@@ -129,8 +126,7 @@ func (g *Guard) Sever(c net.Conn, cause error) error {
 
 // severed tells everybody of a connection that Sever has ended.
 func (l *loop) severed(id entryID) {
-	l.id = id
-	if watches := l.guard.watches(l.find, nil); len(watches) > 0 {
+	if watches := l.guard.watchesOf(id, nil); len(watches) > 0 {
 		l.bury(id, watches, watches[0].Cause())
 	}
 }

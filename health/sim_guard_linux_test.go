@@ -65,7 +65,7 @@ func (s *sim) start() {
 	s.loop.events = &epoll{} // sweeps needn't poll; nothing is asked of it
 	s.loop.judge = func(uintptr) {
 		s.loop.cause = io.EOF
-		if c := s.byID[s.loop.id]; c.ours.state == sockopt.StateClose {
+		if c := s.byID[s.loop.watches[0].id]; c.ours.state == sockopt.StateClose {
 			s.loop.cause = c.ours.err
 		}
 	}
