@@ -137,7 +137,7 @@ func (l *loop) known(it *item) (State, bool) {
 	info := &l.info
 	switch age := info.SincePeerHeard(); {
 	case info.State == sockopt.StateClose:
-		l.deliver(it.id, sockopt.HangUp|sockopt.ReadClosed|sockopt.Failed)
+		l.deliver(it.id, anyEnd)
 		return Dead, true
 	case inFlight(info) && repeated(info) > 0 && age >= patience(info):
 		return Suspect, false

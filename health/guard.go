@@ -312,15 +312,7 @@ func (g *Guard) enter(key connKey, w *Watch, f footing) error {
 		w.known.Store(first.known.Load())
 	}
 	g.table.police(w.id, f.policy, f.remote)
-	if d := f.policy.cfg.DetectWithin; g.detect == 0 || d < g.detect {
-		g.detect, g.retune = d, true
-		g.kickLocked()
-	}
-	if d := f.policy.cfg.FreshFor; d > 0 && (g.fresh == 0 || d < g.fresh) {
-		g.fresh, g.retune = d, true
-		g.kickLocked()
-	}
-	if g.table.policed == 1 {
+	if g.tighten(&f.policy.cfg) || g.table.policed == 1 {
 		g.retune = true
 		g.kickLocked()
 	}
@@ -329,6 +321,18 @@ func (g *Guard) enter(key connKey, w *Watch, f footing) error {
 		g.kickLocked()
 	}
 	return nil
+}
+
+// tighten reports whether sweeps must come more often under cfg than they do.
+// The Guard is locked.
+func (g *Guard) tighten(cfg *PolicyConfig) (tighter bool) {
+	if d := cfg.DetectWithin; g.detect == 0 || d < g.detect {
+		g.detect, tighter = d, true
+	}
+	if d := cfg.FreshFor; d > 0 && (g.fresh == 0 || d < g.fresh) {
+		g.fresh, tighter = d, true
+	}
+	return tighter
 }
 
 // start makes what the first Watch needs. The Guard is locked.

@@ -48,7 +48,7 @@ func (l *loop) look(it *item) {
 		l.open++ // polling has counted it
 	}
 	if info.State == sockopt.StateClose {
-		l.deliver(it.id, sockopt.HangUp|sockopt.ReadClosed|sockopt.Failed) // if that wasn't done
+		l.deliver(it.id, anyEnd) // if that wasn't done
 		return
 	}
 	if it.policy == nil {

@@ -79,15 +79,14 @@ type newcomer struct {
 }
 
 // post puts something into the inbox, unless the Guard is closed.
-func (g *Guard) post(put func(*inbox)) bool {
+func (g *Guard) post(put func(*inbox)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed || !g.started {
-		return false
+		return
 	}
 	put(&g.inbox)
 	g.kickLocked()
-	return true
 }
 
 // kickLocked has the loop take a turn now.
@@ -123,9 +122,10 @@ func (l *loop) run() {
 			l.loseEvents()
 		}
 		next, ok := l.turn()
-		if !ok || !l.wait(next) {
+		if !ok {
 			return
 		}
+		l.wait(next)
 	}
 }
 
@@ -183,25 +183,25 @@ func (l *loop) empty(in *inbox) {
 	in.clear()
 }
 
-// wait waits for events, a kick, or until next. It reports false at the end.
-func (l *loop) wait(next int64) bool {
+// wait waits for events, a kick, or until next.
+func (l *loop) wait(next int64) {
 	g := l.guard
 	if l.events != nil {
 		g.mu.Lock()
 		if g.closed || g.retune || !g.inbox.empty() {
 			g.mu.Unlock()
-			return true
+			return
 		}
 		l.events.until(g.born, next)
 		g.mu.Unlock()
 		if !l.events.wait(l.deliver) {
 			l.loseEvents()
 		}
-		return true
+		return
 	}
 	if next == never {
 		<-g.kicked
-		return true
+		return
 	}
 	timer := time.NewTimer(time.Duration(next - l.clock()))
 	defer timer.Stop()
@@ -209,7 +209,6 @@ func (l *loop) wait(next int64) bool {
 	case <-g.kicked:
 	case <-timer.C:
 	}
-	return true
 }
 
 // leave ends the loop if nothing is watched any more that isn't closed.
@@ -241,6 +240,9 @@ func (l *loop) loseEvents() {
 		g.events = nil
 	}
 }
+
+// anyEnd is the event of a connection of which TCP_INFO has told the end.
+const anyEnd = sockopt.HangUp | sockopt.ReadClosed | sockopt.Failed
 
 // deliver deals with an event of an entry.
 func (l *loop) deliver(id entryID, e sockopt.Events) {

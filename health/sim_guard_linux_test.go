@@ -135,7 +135,7 @@ func (s *sim) turn() {
 		c := s.deaths[0]
 		s.deaths = s.deaths[1:]
 		if !c.closed {
-			s.loop.deliver(c.watch.id, sockopt.ReadClosed|sockopt.HangUp|sockopt.Failed)
+			s.loop.deliver(c.watch.id, anyEnd)
 		}
 	}
 	posted := s.posted

@@ -259,10 +259,7 @@ func (l *loop) stepIdle(t *trial, w *Watch, now int64) {
 	if t.probed { // by the kernel, unless it has merely not forgotten an old probe
 		t.probed = false
 		if l.save(t, w) && t.timers.KeepAlive.Enable && l.info.SincePeerHeard() >= t.timers.KeepAlive.Idle {
-			t.asked, t.waiting, t.steps, t.segsOut = now, true, patientSteps, l.info.SegsOut-1
-			if len(t.questions) > 0 || t.accused {
-				t.steps = 0
-			}
+			t.expect(now, l.info.SegsOut-1)
 		}
 	}
 	if t.waiting {
@@ -334,16 +331,17 @@ func (l *loop) put(t *trial, w *Watch, now int64) {
 		t.next = now + int64(askEvery)
 		return
 	}
-	t.asked = now
-	if age < askable {
-		t.asked += int64(askable - age)
-	}
-	t.waiting, t.segsOut = true, l.info.SegsOut
-	t.steps = patientSteps
+	t.expect(now+int64(max(0, askable-age)), l.info.SegsOut)
+	t.next = t.asked + int64(t.pause())
+}
+
+// expect has the trial wait for the answer to a question that was put at that
+// time, before which segsOut segments had been sent.
+func (t *trial) expect(at int64, segsOut uint32) {
+	t.asked, t.waiting, t.segsOut, t.steps = at, true, segsOut, patientSteps
 	if len(t.questions) > 0 || t.accused {
 		t.steps = 0
 	}
-	t.next = t.asked + int64(t.pause())
 }
 
 // far is a user timeout that the kernel doesn't reach before the Guard has had
@@ -566,7 +564,7 @@ func (l *loop) hastenAll(now int64) {
 
 // closed closes the trial of a connection that has ended.
 func (l *loop) closed(t *trial) {
-	l.deliver(t.id, sockopt.HangUp|sockopt.ReadClosed|sockopt.Failed)
+	l.deliver(t.id, anyEnd)
 	if !t.over { // stopped meanwhile
 		l.answer(t, Unwatched)
 		l.end(t)
