@@ -143,7 +143,7 @@ func (c *Config) checkGuard(add func(string, ...any)) {
 	if c.Unguarded && c.Guard != nil {
 		add("Config.Unguarded is true but Config.Guard is set: leave one of them out")
 	}
-	if c.Unguarded && c.FreshFor != 0 {
+	if c.Unguarded && c.FreshFor > 0 {
 		add("Config.Unguarded is true but Config.FreshFor is %v, which is the guard's to keep: leave one of them out", c.FreshFor)
 	}
 	if c.FreshFor > 0 && c.FreshFor < minFreshFor {

@@ -52,11 +52,17 @@ type Config struct {
 	// SlowReaders; what bounds connections with data in flight is then the
 	// guard, or without one the kernel's own limit, on Linux about 924 s.
 	//
-	// It also bounds each attempt to connect.
+	// It also bounds each attempt to connect. If it was zero, and a guard judges
+	// the connection (on Linux, unless Unguarded), it is then raised to three
+	// times DetectWithin, unless Control has set another: the guard keeps
+	// DetectWithin, and the kernel, which counts from the beginning of a loss's
+	// recovery and not from the peer's last word, would end living connections
+	// on a congested path. That is also for how long a live peer may leave data
+	// unread, and what remains of a guard that was closed.
 	UserTimeout time.Duration
 
 	// SlowReaders is for peers that are alive but may leave data unread for
-	// longer than DetectWithin: consumers that pause, uploads to a slow disk.
+	// longer than UserTimeout: consumers that pause, uploads to a slow disk.
 	// The user timeout would kill such a connection, so none is set, and the
 	// guard, which sees whether the peer's kernel answers, takes its place: a
 	// live peer may pause for hours, a dead one is noticed within DetectWithin,
@@ -96,7 +102,7 @@ type Config struct {
 
 	// Unguarded switches the dialer's guard off. What remains is what the kernel
 	// does with KeepAlive and UserTimeout, unless somebody else watches the
-	// connection, as a pool does with its own. It excludes Guard and FreshFor.
+	// connection, as a pool does with its own. It excludes Guard and a positive FreshFor.
 	Unguarded bool
 
 	// FreshFor is how long after its peer was heard a connection counts as alive

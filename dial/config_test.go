@@ -79,7 +79,7 @@ var nonsense = []struct {
 		[]string{"Config.MultipathTCP", "Config.FastUnreachable"}},
 
 	{"Guard and Unguarded", Config{Guard: new(health.Guard), Unguarded: true}, []string{"Config.Unguarded", "Config.Guard"}},
-	{"Unguarded and FreshFor", Config{Unguarded: true, FreshFor: -1}, []string{"Config.Unguarded", "Config.FreshFor is -1ns"}},
+	{"Unguarded and FreshFor", Config{Unguarded: true, FreshFor: time.Minute}, []string{"Config.Unguarded", "Config.FreshFor is 1m0s"}},
 	{"FreshFor under 1s", Config{FreshFor: 999 * time.Millisecond}, []string{"Config.FreshFor is 999ms", "use 1s or more"}},
 	{"FreshFor beyond DetectWithin", Config{FreshFor: 11 * time.Second}, []string{"Config.FreshFor is 11s", "Config.DetectWithin is 10s", "set FreshFor to less"}},
 	{"FreshFor, KeepAlive off", Config{FreshFor: time.Second, KeepAlive: keepAliveOff}, []string{"Config.FreshFor is 1s", "Config.KeepAlive off", "set FreshFor to zero"}},
@@ -122,6 +122,14 @@ func TestNonsenseIsAnErrorThatNamesTheFields(t *testing.T) {
 			}
 			assert.Equal(t, 1, strings.Count(err.Error(), "\n")+1, "one mistake, one error: %v", err)
 		})
+	}
+}
+
+func TestEveryPresetMayBeUnguarded(t *testing.T) {
+	for _, cfg := range []Config{HighlyAvailable(), RarelyUsed(), DistributedNodes()} {
+		cfg.Unguarded = true
+		_, err := New(cfg)
+		assert.NoError(t, err)
 	}
 }
 

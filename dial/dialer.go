@@ -17,9 +17,11 @@ import (
 // by a guard. All that it holds is that guard's goroutine, see Config.Guard;
 // Close ends it. Its methods may be called concurrently.
 type Dialer struct {
-	cfg       Config           // complete
-	net       net.Dialer       // never changed
-	setRTOMax func(fd uintptr) // made once, so that a dial needn't
+	cfg        Config           // complete
+	net        net.Dialer       // never changed
+	setRTOMax  func(fd uintptr) // made once, so that a dial needn't
+	setGuarded func(fd uintptr) // the same
+	backstop   time.Duration    // the user timeout under a guard's eyes; 0: no other
 
 	guard  *health.Guard   // nil if unguarded
 	own    *health.Guard   // the same, if New made it
@@ -31,11 +33,15 @@ type Dialer struct {
 // New checks cfg, all of it at once, and returns a Dialer for it. It does no
 // I/O and starts nothing. What the kernel lacks is not an error, see [Inspect].
 func New(cfg Config) (*Dialer, error) {
+	derived := cfg.UserTimeout == 0
 	cfg, err := cfg.complete()
 	if err != nil {
 		return nil, err
 	}
 	d := &Dialer{cfg: cfg}
+	if derived && cfg.UserTimeout > 0 && cfg.guarded() {
+		d.backstop = min(backstopFactor*cfg.DetectWithin.Truncate(time.Millisecond), maxUserTimeout)
+	}
 	d.net = net.Dialer{
 		Timeout:       cfg.Timeout,
 		FallbackDelay: cfg.FallbackDelay,
@@ -52,6 +58,7 @@ func New(cfg Config) (*Dialer, error) {
 	}
 	d.net.SetMultipathTCP(cfg.MultipathTCP)
 	d.setRTOMax = func(fd uintptr) { _ = sockopt.SetRTOMax(fd, cfg.RTOMax) }
+	d.setGuarded = d.relax
 	if err := d.makeGuard(); err != nil {
 		return nil, err
 	}

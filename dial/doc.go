@@ -32,12 +32,13 @@
 // Idle + Interval·Count = UserTimeout, because Linux ignores the count as soon
 // as a user timeout is set: an idle connection then dies at the first probe
 // that is due after the user timeout. Other combinations don't do what they
-// say; New refuses them and names the right value.
+// say; New refuses them and names the right value. Once a guard watches the
+// connection, the user timeout is three times as long: a backstop.
 //
 // [HighlyAvailable], [RarelyUsed] and [DistributedNodes] are configurations for
 // three classic situations. Set SlowReaders where a live peer may leave its
-// data unread for longer than DetectWithin: a user timeout can't tell it from a
-// dead one, but the guard can.
+// data unread for longer than three times DetectWithin: a user timeout can't
+// tell it from a dead one, but the guard can.
 //
 // # The guard
 //

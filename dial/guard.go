@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+	"time"
 
 	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/internal/sockopt"
@@ -77,9 +78,13 @@ func (d *Dialer) watch(ctx context.Context, c net.Conn, done *DialDone) error {
 	if !ok {
 		return nil
 	}
+	judged := false
 	if g := d.guardFor(ctx); g != nil {
-		_, done.GuardErr = g.Watch(c, d.policy, nil)
+		var w *health.Watch
+		w, done.GuardErr = g.Watch(c, d.policy, nil)
+		judged = w != nil && w.State() != health.Unwatched
 	}
+	set := d.setRTOMax
 	switch err := done.GuardErr; {
 	case errors.Is(err, health.ErrGuardClosed):
 		done.GuardErr = nil
@@ -90,14 +95,32 @@ func (d *Dialer) watch(ctx context.Context, c net.Conn, done *DialDone) error {
 			e.Advice = "a guard must be closed after the dialers and pools that use it"
 		}
 		return e
+	case judged && d.backstop > 0:
+		set = d.setGuarded
 	case d.cfg.RTOMax <= 0, err != nil && d.cfg.UserTimeout <= 0:
 		return nil // the latter would be given up after few retransmissions
 	}
 	// Not before connecting, where it would cost SYNs: Linux gives up after 10.
 	if rc, err := tcp.SyscallConn(); err == nil {
-		_ = rc.Control(d.setRTOMax) // what a kernel or a sandbox doesn't have isn't missed
+		_ = rc.Control(set) // what a kernel or a sandbox doesn't have isn't missed
 	}
 	return nil
+}
+
+// backstopFactor is how many times DetectWithin the kernel waits where the guard
+// judges. Linux counts the user timeout from the beginning of a loss's recovery,
+// and would end living connections on a congested path.
+const backstopFactor = 3
+
+// relax sets what is good under a guard's eyes only, but leaves a user timeout
+// alone that Config.Control has set.
+func (d *Dialer) relax(fd uintptr) {
+	if d.cfg.RTOMax > 0 {
+		d.setRTOMax(fd)
+	}
+	if now, err := sockopt.UserTimeout(fd); err == nil && now == d.cfg.UserTimeout.Truncate(time.Millisecond) {
+		_ = sockopt.SetUserTimeout(fd, d.backstop)
+	}
 }
 
 // guardFor returns the guard of a dial, or nil.

@@ -39,14 +39,14 @@ func TestRetransmissionsAreBoundedWhereSomethingElseBoundsTheConnection(t *testi
 		want time.Duration
 		busy time.Duration
 	}{
-		{"zero", Config{}, s, 10 * s},
-		{"given", Config{RTOMax: 1500 * time.Millisecond}, 1500 * time.Millisecond, 10 * s},
-		{"negative", Config{RTOMax: -1}, maxRTOMax, 10 * s},
+		{"zero", Config{}, s, 30 * s},
+		{"given", Config{RTOMax: 1500 * time.Millisecond}, 1500 * time.Millisecond, 30 * s},
+		{"negative", Config{RTOMax: -1}, maxRTOMax, 30 * s},
 		{"unguarded", Config{Unguarded: true}, s, 10 * s},
 		{"slow readers", Config{SlowReaders: true}, s, kernelLimit(s)},
 		{"unguarded slow readers", Config{SlowReaders: true, Unguarded: true}, maxRTOMax, KernelLimit},
 		{"keep-alive off", Config{KeepAlive: keepAliveOff}, maxRTOMax, KernelLimit},
-		{"RarelyUsed", RarelyUsed(), 10 * s, 5 * time.Minute},
+		{"RarelyUsed", RarelyUsed(), 10 * s, 15 * time.Minute},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			families(t, func(t *testing.T, network, addr string) {

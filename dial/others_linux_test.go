@@ -136,6 +136,9 @@ func (o *others) limit(since time.Time, within time.Duration) time.Duration {
 			within += s.d
 		}
 	}
+	if raceEnabled {
+		within += time.Second
+	}
 	return within
 }
 

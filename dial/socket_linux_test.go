@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/internal/sockopt"
 )
 
@@ -49,6 +50,7 @@ func TestOptionsAreInForceAfterTheDial(t *testing.T) {
 		{"RarelyUsed", RarelyUsed(), keepAlive(2*time.Minute, time.Minute, 3), 5 * time.Minute, 5 * time.Minute, 5 * time.Minute},
 		{"DistributedNodes", DistributedNodes(), keepAlive(5*time.Second, 3*time.Second, 5), 20 * time.Second, 20 * time.Second, 20 * time.Second},
 	} {
+		tt.cfg.Unguarded = true
 		t.Run(tt.name, func(t *testing.T) {
 			families(t, func(t *testing.T, network, addr string) {
 				c, err := newDialer(t, tt.cfg).DialContext(t.Context(), network, addr)
@@ -67,6 +69,51 @@ func TestOptionsAreInForceAfterTheDial(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestUnderAGuardTheUserTimeoutIsABackstop(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		cfg    Config
+		ut     time.Duration
+		within time.Duration
+	}{
+		{"zero", Config{}, 30 * time.Second, 10 * time.Second},
+		{"2.5s", Config{DetectWithin: 2500 * time.Millisecond}, 7500 * time.Millisecond, 2500 * time.Millisecond},
+		{"the longest", Config{DetectWithin: maxDetectWithin}, 3 * maxDetectWithin, maxDetectWithin},
+		{"longer than the kernel's longest", Config{KeepAlive: keepAlive(32767*time.Second, 32767*time.Second, 60)}, maxUserTimeout, 61 * 32767 * time.Second},
+		{"a given one", Config{UserTimeout: 5 * time.Second}, 5 * time.Second, 5 * time.Second},
+		{"none", Config{UserTimeout: -1}, 0, 10 * time.Second},
+		{"slow readers", Config{SlowReaders: true}, 0, 10 * time.Second},
+		{"slow readers with a backstop", Config{SlowReaders: true, UserTimeout: time.Minute}, time.Minute, 10 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			families(t, func(t *testing.T, network, addr string) {
+				d := newDialer(t, tt.cfg)
+				c, err := d.DialContext(t.Context(), network, addr)
+				require.NoError(t, err)
+				defer c.Close()
+				s, err := d.Inspect(c)
+				require.NoError(t, err)
+				assert.Equal(t, tt.ut, s.UserTimeout)
+				assert.Equal(t, tt.within, s.DetectIdle)
+				assert.Equal(t, tt.within, s.DetectBusy)
+			})
+		})
+	}
+}
+
+func TestTheUserTimeoutIsNoBackstopWhereNoGuardJudges(t *testing.T) {
+	addr := echoServer(t, listen(t, "tcp", "127.0.0.1:0"))
+	g, err := health.NewGuard(health.GuardConfig{PollInterval: -1})
+	require.NoError(t, err)
+	defer g.Close()
+	d := newDialer(t, Config{Guard: g})
+	d.policy = nil // as if the kernel told too little
+	c, err := d.DialContext(t.Context(), "tcp", addr)
+	require.NoError(t, err)
+	defer c.Close()
+	assert.Equal(t, 10*time.Second, inspect(t, c).UserTimeout)
 }
 
 func TestKeepAliveOffIsOff(t *testing.T) {
@@ -110,8 +157,8 @@ func TestOptionsAreSetBeforeTLS(t *testing.T) {
 	assert.True(t, handshook)
 	s := inspect(t, c)
 	assert.True(t, s.Layered)
-	assert.Equal(t, 5*time.Second, s.DetectIdle)
-	assert.Equal(t, 5*time.Second, s.DetectBusy)
+	assert.Equal(t, 15*time.Second, s.DetectIdle, "without the guard")
+	assert.Equal(t, 15*time.Second, s.DetectBusy, "without the guard")
 	bare := inspect(t, c.(*tls.Conn).NetConn())
 	assert.False(t, bare.Layered)
 	assert.Equal(t, s.KeepAlive, bare.KeepAlive)
@@ -163,7 +210,7 @@ func TestMultipathTCPIsOnlyWhatWasAskedFor(t *testing.T) {
 	defer c.Close()
 	s := inspect(t, c)
 	assert.False(t, s.MultipathTCP, "GODEBUG must not take the user timeout away")
-	assert.Equal(t, 10*time.Second, s.UserTimeout)
+	assert.Equal(t, 30*time.Second, s.UserTimeout)
 
 	calls := 0
 	d := newDialer(t, Config{MultipathTCP: true, UserTimeout: -1, Control: func(context.Context, string, string, syscall.RawConn) error {

@@ -114,7 +114,7 @@ func BenchmarkGuard10k(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			for _, c := range conns {
 				require.NoError(b, sockopt.Control(c, func(fd uintptr) error {
-					return errors.Join(sockopt.SetKeepAlive(fd, ka), sockopt.SetUserTimeout(fd, detectWithin))
+					return errors.Join(sockopt.SetKeepAlive(fd, ka), sockopt.SetUserTimeout(fd, 3*detectWithin))
 				}))
 			}
 			benchmarkGuard(b, conns)

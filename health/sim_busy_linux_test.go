@@ -175,6 +175,28 @@ func TestSimSlowReaders(t *testing.T) {
 	}
 }
 
+// TestSimTheOwnersLimitForSlowReaders: a live peer may leave data unread for as
+// long as the connection's user timeout says, however far off that is.
+func TestSimTheOwnersLimitForSlowReaders(t *testing.T) {
+	for _, limit := range []time.Duration{2 * time.Second, detectWithin, 3 * detectWithin, 4 * detectWithin, time.Hour} {
+		s := newSim(t, 5)
+		h := s.host(20 * time.Millisecond)
+		c := s.open(h, simPolicy(t, PolicyConfig{DetectWithin: detectWithin}), simOptions(2*time.Second, time.Second, 3, limit))
+		c.peers.deaf = true
+		began := s.time.now
+		c.ours.write(3 * simWindow)
+		s.run(limit + 10*time.Second)
+		require.Equal(t, Dead, c.watch.State(), limit)
+		took := time.Duration(c.diedAt - began)
+		assert.GreaterOrEqual(t, took, limit)
+		assert.Less(t, took, limit+2*time.Second)
+		var slow *SlowReaderError
+		if limit > detectWithin {
+			assert.ErrorAs(t, c.watch.Cause(), &slow, limit)
+		}
+	}
+}
+
 // TestSimOwnersInATrial: owners close connections, and set options, in the
 // middle of a trial.
 func TestSimOwnersInATrial(t *testing.T) {

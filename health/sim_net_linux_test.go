@@ -84,7 +84,7 @@ func simOptions(idle, interval time.Duration, count int, limit time.Duration) so
 	return sockopt.Timers{KeepAlive: sockopt.KeepAlive{Enable: true, Idle: idle, Interval: interval, Count: count}, UserTimeout: limit}
 }
 
-// derived is what package dial sets for a DetectWithin, without a user timeout
+// derived is what package dial sets under a guard, without a user timeout
 // if SlowReaders is set.
 func derived(detect time.Duration, slowReaders bool) sockopt.Timers {
 	s := int(detect / time.Second)
@@ -92,7 +92,7 @@ func derived(detect time.Duration, slowReaders bool) sockopt.Timers {
 	if s < 4 {
 		count = s - 1
 	}
-	limit := detect
+	limit := 3 * detect
 	if slowReaders {
 		limit = 0
 	}

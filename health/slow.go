@@ -14,7 +14,7 @@ func (l *loop) bear(it *item, last, now int64) {
 	if w.borne || now-w.closedAt < int64(it.policy.cfg.DetectWithin/4) {
 		return
 	}
-	t := l.begin(it, now)
+	t := l.begin(it, w.closedAt)
 	t.busy, t.slow, t.closedAt = true, true, w.closedAt
 	l.touch(t)
 }
@@ -33,7 +33,9 @@ func (l *loop) stepSlow(t *trial, w *Watch, now int64) {
 		return
 	}
 	closed := time.Duration(now - t.closedAt)
-	l.shield(t, w, (closed + 3*t.policy.cfg.DetectWithin).Truncate(time.Millisecond))
+	// The owner's limit may be far off.
+	within := t.policy.cfg.DetectWithin
+	l.shield(t, w, max(closed+3*within, t.timers.UserTimeout+within).Truncate(time.Millisecond))
 	if heard := now - int64(info.SincePeerHeard()); heard > t.base+int64(tick) {
 		t.base, t.since, t.unanswered = heard, heard, 0
 		w.unanswered.Store(0)
@@ -43,7 +45,7 @@ func (l *loop) stepSlow(t *trial, w *Watch, now int64) {
 		l.suspect(t, w, now)
 		l.answer(t, Suspect)
 	}
-	dead := t.unanswered >= lostBehindWindow && now >= t.since+int64(t.policy.cfg.DetectWithin)
+	dead := t.unanswered >= lostBehindWindow && now >= t.since+int64(within)
 	if dead || closed >= t.timers.UserTimeout {
 		l.sever(t, w, now, false)
 		return

@@ -33,7 +33,7 @@ type soakReport struct {
 	Conns, Churned                   int
 	Suspicions, SlowReaders          int64
 	Looks, Asks, Shields, Restores   int64
-	Severs, ByKernel                 int64
+	Severs                           int64
 	Canaries, CanariesThatWorked     int64
 	Checks, Doubts, Resets           int64
 	RoundTrips, Bytes, UnreadForLong int64
@@ -54,7 +54,6 @@ func (r *soakReport) add(o soakReport) {
 	r.Shields += o.Shields
 	r.Restores += o.Restores
 	r.Severs += o.Severs
-	r.ByKernel += o.ByKernel
 	r.Canaries += o.Canaries
 	r.CanariesThatWorked += o.CanariesThatWorked
 	r.Checks += o.Checks
@@ -75,11 +74,11 @@ func (r *soakReport) String() string {
 	return fmt.Sprintf("%d connections and %d short ones; %d round trips, %d MB, %d uploads unread for > %v; "+
 		"%d looks, %d asks, %d shields, %d restores; %d suspicions (≤ %d unanswered, silent ≤ %v), %d slow readers, "+
 		"%d of %d canaries worked, %d checks, %d doubts, %d resets; the guard stood still %d times, %v; "+
-		"longest round trip %v; severed %d; ended by the kernel's user timeout %d; wrong: %d",
+		"longest round trip %v; severed %d; wrong: %d",
 		r.Conns, r.Churned, r.RoundTrips, r.Bytes>>20, r.UnreadForLong, detectWithin,
 		r.Looks, r.Asks, r.Shields, r.Restores, r.Suspicions, r.MostUnanswered, r.LongestSilence.Round(time.Millisecond), r.SlowReaders,
 		r.CanariesThatWorked, r.Canaries, r.Checks, r.Doubts, r.Resets, r.Pauses, r.Paused.Round(time.Millisecond),
-		r.LongestRoundTrip.Round(time.Millisecond), r.Severs, r.ByKernel, len(r.Wrong))
+		r.LongestRoundTrip.Round(time.Millisecond), r.Severs, len(r.Wrong))
 }
 
 func TestSoakClientProcess(t *testing.T) {
@@ -202,15 +201,6 @@ func (c *soakClient) changed(s StateChange) {
 // lost notes a connection that has ended, once.
 func (c *soakClient) lost(conn *soakConn, why any) {
 	if conn.lost.CompareAndSwap(false, true) {
-		// The kernel's user timeout counts from the beginning of a recovery, and
-		// ends one that goes on for longer at its second repetition. It is not
-		// the Guard's doing, which StateChanged tells.
-		if err, ok := why.(error); ok && errors.Is(err, syscall.ETIMEDOUT) {
-			c.mu.Lock()
-			c.report.ByKernel++
-			c.mu.Unlock()
-			return
-		}
 		c.wrong("%v: %v; cause %v; %v", conn, why, c.guard.Cause(conn.Conn), conn.info())
 	}
 }
@@ -345,7 +335,7 @@ func soakOptions(fd uintptr, style string) error {
 	if style == "slow readers" {
 		return sockopt.SetKeepAlive(fd, ka)
 	}
-	return errors.Join(sockopt.SetKeepAlive(fd, ka), sockopt.SetUserTimeout(fd, detectWithin))
+	return errors.Join(sockopt.SetKeepAlive(fd, ka), sockopt.SetUserTimeout(fd, 3*detectWithin)) // as package dial does
 }
 
 // soakKernel counts, and has the Guard's goroutine stand still where it hurts:
