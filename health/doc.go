@@ -34,8 +34,8 @@
 // # What it costs on the wire
 //
 // An idle connection that was used within the last minute is asked once in
-// FreshFor, another one once in half of DetectWithin, unless the pool that owns it asks
-// before it uses it: two packets each time, of 52 bytes each on IPv4.
+// FreshFor, another one once in half of DetectWithin, unless the pool that owns
+// it asks before it uses it: two packets each time, of 52 bytes each on IPv4.
 // Keep-alive that is more frequent, as package dial sets it (after 0.4 of
 // DetectWithin), leaves nothing to ask; the sum is then 2·60 s/idle packets per
 // connection and minute, 30 with a DetectWithin of 10 s. A connection in use

@@ -51,8 +51,8 @@ func (w *Watch) Dead() bool { return w.cause.Load() != nil }
 
 // Cause returns why the connection is dead, and nil while it isn't known to be:
 // [io.EOF] if the peer closed it, a [*SilenceError] or [*SlowReaderError] if the
-// Guard ended it or had the kernel end it, otherwise an errno, or an error that says that the reason
-// isn't known.
+// Guard ended it or had the kernel end it, otherwise an errno, or an error that
+// says that the reason isn't known.
 //
 // It never takes an error away from who reads from the connection. Therefore,
 // unless Sniff met the errno itself, it is inferred, which Linux alone allows:
@@ -119,7 +119,8 @@ func (w *Watch) die(cause error) { w.cause.CompareAndSwap(nil, &cause) }
 // Stop ends the watching: no callback will begin any more. It reports whether
 // it prevented the last one, of the death; if not, that has begun, and may still
 // be running, or Stop was called before. One of a mere suspicion may be running,
-// too, and so may the ending of a suspect. What State, Dead and Cause say remains, and Sniff still works.
+// too, and so may the ending of a suspect. What State, Dead and Cause say
+// remains, and Sniff still works.
 func (w *Watch) Stop() bool {
 	prevented := w.claim()
 	w.guard.unwatch(w)
