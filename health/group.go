@@ -89,7 +89,7 @@ func (l *loop) sendCanary(g *group, p *Policy, patience time.Duration, now int64
 	g.canaryAt = now
 	g.canaries++
 	l.canaries++
-	ctx, cancel := context.WithTimeout(l.guard.ctx, max(canaryTimeout, patience))
+	ctx, cancel := l.limit(l.guard.ctx, max(canaryTimeout, patience))
 	var back sync.Once
 	report := func(err error) {
 		back.Do(func() {

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"context"
 	"io"
 	"time"
 
@@ -13,7 +14,8 @@ type loop struct {
 	guard  *Guard
 	kernel kernel
 	clock  func() int64
-	events *epoll // nil while polling
+	limit  func(context.Context, time.Duration) (context.Context, context.CancelFunc) // context.WithTimeout
+	events *epoll                                                                     // nil while polling
 
 	// For deliver.
 	watches []*Watch
@@ -98,7 +100,7 @@ func (g *Guard) kickLocked() {
 }
 
 func newLoop(g *Guard) *loop {
-	l := &loop{guard: g, kernel: g.newKernel(), clock: g.now, events: g.events, byID: make(map[entryID]*trial), idle: -1}
+	l := &loop{guard: g, kernel: g.newKernel(), clock: g.now, limit: context.WithTimeout, events: g.events, byID: make(map[entryID]*trial), idle: -1}
 	if g.events == nil {
 		l.batchAt = l.clock() + int64(g.pollEvery())
 	}

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -62,6 +63,9 @@ func (s *sim) start() {
 	s.guard.started = true
 	s.loop = newLoop(s.guard)
 	s.loop.clock = func() int64 { return s.time.now }
+	s.loop.limit = func(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+		return context.WithCancel(context.WithValue(ctx, simLimit{}, d)) // for dial
+	}
 	s.loop.events = &epoll{} // sweeps needn't poll; nothing is asked of it
 	s.loop.judge = func(uintptr) {
 		s.loop.cause = io.EOF

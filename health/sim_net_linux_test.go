@@ -191,6 +191,9 @@ func (c *simConn) echo() {
 	}
 }
 
+// simLimit is the key of a canary's time limit in its context.
+type simLimit struct{}
+
 // simDial is a canary.
 type simDial struct {
 	addr    string
@@ -200,8 +203,7 @@ type simDial struct {
 
 // dial is GuardConfig.Dial: it waits for virtual time.
 func (s *sim) dial(ctx context.Context, _, addr string) (net.Conn, error) {
-	end, _ := ctx.Deadline()
-	d := &simDial{addr, time.Until(end).Round(500 * time.Millisecond), make(chan error, 1)}
+	d := &simDial{addr, ctx.Value(simLimit{}).(time.Duration), make(chan error, 1)}
 	s.dials <- d
 	select {
 	case err := <-d.reply:
@@ -245,7 +247,7 @@ func (s *sim) collect() {
 				done(nil)
 			})
 		})
-		s.time.after(max(d.timeout, 500*time.Millisecond), func() { done(context.DeadlineExceeded) })
+		s.time.after(d.timeout, func() { done(context.DeadlineExceeded) })
 	}
 }
 
