@@ -207,10 +207,8 @@ func (l *loop) closed(t *trial) {
 // trialHeap is ordered by when trials are due.
 type trialHeap []*trial
 
-func (h trialHeap) Len() int { return len(h) }
-
+func (h trialHeap) Len() int           { return len(h) }
 func (h trialHeap) Less(i, j int) bool { return h[i].due < h[j].due }
-
 func (h trialHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j
