@@ -131,6 +131,7 @@ func (p *Pool[T]) failedLocked(err error, now int64, k *wake[T]) {
 	p.arrivals = 0
 	p.openErr = err
 	p.nextOpen = now + p.backoffLocked()
+	// Permanent lets itself be talked out of it by an error of the closing.
 	if len(p.all) == 0 && (health.Permanent(err) || errors.Is(err, health.ErrGuardClosed)) {
 		p.failWaitersLocked(errOpenPermanent, math.MaxInt64, k)
 		return

@@ -243,6 +243,20 @@ func TestAClosedGuardIsToldAtOnceAndLeaksNoConnection(t *testing.T) {
 	}
 }
 
+func TestAClosedGuardIsToldAtOnceAlsoIfClosingFails(t *testing.T) {
+	guard, err := health.NewGuard(health.GuardConfig{})
+	require.NoError(t, err)
+	s := newServer(t, func(c net.Conn) { c.Read(make([]byte, 1)) })
+	p := newNetPool(t, pool.Config[net.Conn]{Open: s.open, Guard: guard, Close: func(c net.Conn) error {
+		c.Close()
+		return syscall.EPIPE // as TLS does, which has a farewell to say
+	}})
+	require.NoError(t, guard.Close())
+	_, err = p.Acquire(context.Background())
+	require.ErrorIs(t, err, health.ErrGuardClosed)
+	require.ErrorContains(t, err, "no repetition can mend")
+}
+
 func TestErrorsOfOneEpochChangeTheRoleOnce(t *testing.T) {
 	for range 50 {
 		f := &factory{}
