@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 )
@@ -232,6 +233,36 @@ func (p *Pool[T]) reset(epoch uint64, cause error) {
 	if t := p.cfg.Trace; t != nil && t.Reset != nil {
 		t.Reset(cause)
 	}
+}
+
+// ResetIf declares the connections outdated for which outdated returns true, as
+// Reset does with all, but for those still being opened: new addresses of a name
+// may be a reason, or old credentials. It returns how many they were. outdated is
+// called without a lock, and may be called for connections that are in use.
+func (p *Pool[T]) ResetIf(outdated func(T) bool) int {
+	p.mu.Lock()
+	all := slices.Clone(p.all)
+	p.mu.Unlock()
+	all = slices.DeleteFunc(all, func(e *entry[T]) bool { return !outdated(e.value) })
+	out := all[:0]
+	n := 0
+	p.mu.Lock()
+	for _, e := range all {
+		if e.state == closing || e.has(flagOutdated) {
+			continue
+		}
+		n++
+		e.outdateLocked(ReasonReset)
+		if e.state == idle || e.state == suspect {
+			p.unlistLocked(e)
+			p.retireLocked(e, ReasonReset, nil)
+			out = append(out, e)
+		}
+	}
+	p.dispatchLocked(p.now())
+	p.mu.Unlock()
+	p.destroyAll(out)
+	return n
 }
 
 // takeIdleLocked retires all connections that nobody holds.

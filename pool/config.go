@@ -125,6 +125,12 @@ type Config[T any] struct {
 	// DetectWithin: an error.
 	MaxOpenBackoff time.Duration
 
+	// FailFast tells those who wait while there is no live connection of the
+	// first failure to open one. False: they wait until their deadline, or
+	// without one for DetectWithin, while opening is tried again, unless the
+	// failure is [health.Permanent].
+	FailFast bool
+
 	// MaxConnLifetime is the age at which a connection is no longer handed
 	// out, and closed as soon as it is idle. Zero: 30 min. Negative: no limit.
 	MaxConnLifetime time.Duration

@@ -90,6 +90,35 @@ func (p *Pool[T]) releaseSlow(e *entry[T]) (kept bool) {
 	return true
 }
 
+// Retire gives the connection back, whose use went well, but for nobody else to
+// use: it is closed politely. That is for limits that the pool doesn't know, such
+// as a number of uses, or one that the peer has announced. The reason is what
+// Stat and Trace are told; one that isn't known counts as ReasonLifetime.
+func (c Conn[T]) Retire(why Reason) {
+	e := c.e
+	if e == nil {
+		return
+	}
+	if why >= reasonCount {
+		why = ReasonLifetime
+	}
+	p := e.pool
+	p.mu.Lock()
+	if e.gen == c.gen && e.state == inUse {
+		e.outdateLocked(why)
+	}
+	p.mu.Unlock()
+	c.Release()
+}
+
+// outdateLocked has an entry serve nobody else.
+func (e *entry[T]) outdateLocked(why Reason) {
+	if !e.has(flagOutdated) {
+		e.outdatedBy = why
+		e.flags.Or(flagOutdated)
+	}
+}
+
 // Fail gives the connection back together with the error that its use ended
 // with, and lets the pool decide by the error's [health.Class]:
 //

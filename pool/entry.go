@@ -24,6 +24,7 @@ const (
 const (
 	flagDead    uint32 = 1 << iota // never cleared
 	flagSuspect                    // the peer left a question unanswered
+	flagOutdated                   // its holder has retired it, or ResetIf; never cleared
 )
 
 // entry is one connection, from the end of its dial to the end of its close.
@@ -51,7 +52,8 @@ type entry[T any] struct {
 	prev, next *entry[T]
 	index      int // in Pool.all
 	state      state
-	unproven   bool // no use of it has gone well yet
+	unproven   bool   // no use of it has gone well yet
+	outdatedBy Reason // why flagOutdated is set
 
 	// Set by whoever takes the entry out of the pool, read by its end.
 	reason   Reason

@@ -131,9 +131,13 @@ func (p *Pool[T]) failedLocked(err error, now int64, k *wake[T]) {
 	p.arrivals = 0
 	p.openErr = err
 	p.nextOpen = now + p.backoffLocked()
+	switch {
 	// Permanent lets itself be talked out of it by an error of the closing.
-	if len(p.all) == 0 && (health.Permanent(err) || errors.Is(err, health.ErrGuardClosed)) {
+	case len(p.all) == 0 && (health.Permanent(err) || errors.Is(err, health.ErrGuardClosed)):
 		p.failWaitersLocked(errOpenPermanent, math.MaxInt64, k)
+		return
+	case p.cfg.FailFast && p.usableLocked() == 0:
+		p.failWaitersLocked(errOpenFails, math.MaxInt64, k)
 		return
 	}
 	p.failStrandedLocked(now, k)

@@ -171,6 +171,8 @@ func (p *Pool[T]) unfitLocked(e *entry[T]) (Reason, bool) {
 			return ReasonDead, true
 		}
 		return deathBy(e.watch.Cause()), true
+	case e.has(flagOutdated):
+		return e.outdatedBy, true
 	case e.epoch != p.epoch:
 		return ReasonReset, true
 	case p.clock >= e.expires:
