@@ -61,7 +61,7 @@ var badConfigs = []struct {
 }
 
 // noNonsense are the fields of which every value has a meaning.
-var noNonsense = []string{"Ping", "NetConn", "Classify", "MaxWaiters", "AllowUnread", "Guard", "Trace"}
+var noNonsense = []string{"FailFast", "Ping", "NetConn", "Classify", "MaxWaiters", "AllowUnread", "Guard", "Trace"}
 
 func TestNewNamesEveryFieldThatMakesNoSense(t *testing.T) {
 	for _, bad := range badConfigs {
