@@ -22,9 +22,9 @@ const (
 // What the guard has against an entry: bits of one word, so that a checkout
 // looks at all of them at once.
 const (
-	flagDead    uint32 = 1 << iota // never cleared
-	flagSuspect                    // the peer left a question unanswered
-	flagOutdated                   // its holder has retired it, or ResetIf; never cleared
+	flagDead     uint32 = 1 << iota // never cleared
+	flagSuspect                     // the peer left a question unanswered
+	flagOutdated                    // its holder has retired it, or ResetIf; never cleared
 )
 
 // entry is one connection, from the end of its dial to the end of its close.
