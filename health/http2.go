@@ -99,5 +99,13 @@ func unprocessedByHTTP2(err error) bool {
 		return e.kind == "StreamError" && e.code == refusedStream && e.cause == textFromPeer
 	}
 	text := textOf(err)
-	return text == textGotGoAway || text == textUnusable
+	return text == textGotGoAway || text == textUnusable || text == textNotEstablished
+}
+
+// unwrittenByHTTP reports whether err is net/http's note that it wrote nothing of
+// the request to the connection. http.Transport removes it, http.ClientConn
+// doesn't.
+func unwrittenByHTTP(err error) bool {
+	t := reflect.TypeOf(err)
+	return t.PkgPath() == "net/http" && t.Name() == "nothingWrittenError"
 }

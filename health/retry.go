@@ -18,7 +18,8 @@ import (
 //   - a TLS handshake that this side broke off: the certificate didn't verify,
 //     the first record wasn't TLS, Encrypted Client Hello was rejected;
 //   - an HTTP/2 stream that the server refused (REFUSED_STREAM), or above the
-//     last one that its GOAWAY admits;
+//     last one that its GOAWAY admits, or that was never begun;
+//   - a request of which an [net/http.ClientConn] has written nothing;
 //   - an error with a method SafeToRetry() bool that says so, such as pgx's and
 //     those of this module's dialer and pool.
 //
@@ -60,6 +61,9 @@ func (s *search) unsent(err error) bool {
 		return true
 	case tls.RecordHeaderError:
 		return e.Conn != nil // which is what crypto/tls does for a first record only
+	}
+	if unwrittenByHTTP(err) {
+		return true
 	}
 	if isLeaf(err) {
 		return unprocessedByHTTP2(err)

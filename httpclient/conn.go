@@ -1,0 +1,277 @@
+package httpclient
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-go/holdfast/health"
+	"github.com/holdfast-go/holdfast/pool"
+)
+
+// conn is a connection of a host's pool. While any request uses it, it is leased:
+// checked out of the pool, once for all of them.
+type conn struct {
+	host   *host
+	cc     *http.ClientConn
+	raw    net.Conn // below TLS
+	dialed string   // the address that led to it: the host's or the proxy's
+	shares bool     // several requests at a time: HTTP/2
+	rtt    time.Duration
+	born   int64 // on the Client's clock
+
+	begun    atomic.Int64 // requests
+	lastUsed atomic.Int64 // when the last request ended
+	idleFor  atomic.Int64 // what the server's Keep-Alive header allows; 0: it has said nothing
+	proven   atomic.Int64 // when it was opened, or its peer's kernel answered on demand
+
+	mu       sync.Mutex
+	checkout pool.Conn[*conn]
+	users    int
+	leased   bool
+	known    bool  // the server's limit of streams, and not only the protocol's first
+	limit    int   // of streams, the last that was known
+	stuckAt  int64 // since when streams that are nobody's any more take up all room; 0: they don't
+	failed   error // the first failure of the connection itself
+}
+
+// What HTTP/2's ClientConn takes for the server's limit before that has said one
+// (RFC 9113 recommends no less).
+const unknownLimit = 100
+
+const (
+	// minSettle and maxSettle bound how long the limit of a new connection is
+	// waited for: the server sends it with its first packet.
+	minSettle = 20 * time.Millisecond
+	maxSettle = 500 * time.Millisecond
+
+	// stuckFor is how long streams that were given up may fill a connection.
+	stuckFor = time.Second
+)
+
+// settled is when the limit should be known.
+func (cn *conn) settled() int64 {
+	return cn.born + int64(min(max(2*cn.rtt, minSettle), maxSettle))
+}
+
+// begin makes cn, which was just checked out, its first user's. It reports false
+// if the connection is not fit, and gives it back then.
+func (cn *conn) begin(c pool.Conn[*conn]) bool {
+	if why, unfit := cn.unfit(); unfit {
+		c.Retire(why)
+		return false
+	}
+	if err := cn.reserve(); err != nil {
+		c.Fail(connError{err})
+		return false
+	}
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	cn.checkout, cn.leased, cn.users = c, true, 1
+	cn.begun.Add(1)
+	return true
+}
+
+// reserve finds out whether the connection lives as far as net/http knows. On
+// HTTP/2 Reserve could block the whole connection (golang.org/issue/70809).
+func (cn *conn) reserve() error {
+	if !cn.shares {
+		return cn.cc.Reserve()
+	}
+	if err := cn.cc.Err(); err != nil {
+		return err
+	}
+	if cn.cc.Available() == 0 && cn.cc.InFlight() == 0 {
+		return errGoingAway
+	}
+	return nil
+}
+
+// unfit reports why an unused connection is to serve nobody any more.
+func (cn *conn) unfit() (pool.Reason, bool) {
+	if limit := cn.idleFor.Load(); limit > 0 && cn.host.client.now()-cn.lastUsed.Load() >= limit {
+		return pool.ReasonIdle, true
+	}
+	return pool.ReasonLifetime, cn.wornOut()
+}
+
+// wornOut reports whether the connection has had all its requests.
+func (cn *conn) wornOut() bool {
+	limit := cn.host.client.cfg.MaxConnRequests
+	return limit > 0 && cn.begun.Load() >= int64(limit)
+}
+
+// join makes a leased connection one more request's, if it has room.
+func (cn *conn) join(now int64) bool {
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	if !cn.leased || cn.failed != nil || cn.wornOut() || !cn.roomLocked(now) || cn.checkout.Err() != nil {
+		return false
+	}
+	cn.users++
+	cn.begun.Add(1)
+	return true
+}
+
+// roomLocked reports whether the server takes another stream. Our own count is
+// what holds: net/http's still contains, for a moment, streams that have ended.
+func (cn *conn) roomLocked(now int64) bool {
+	if cn.cc.Err() != nil {
+		return false
+	}
+	free, taken := cn.cc.Available(), cn.cc.InFlight()
+	if free > 0 {
+		cn.limit, cn.stuckAt = free+taken, 0
+	} else if taken == 0 {
+		return false // the server is going away
+	} else if taken > cn.users {
+		if cn.stuckAt == 0 {
+			cn.stuckAt = now
+		} else if now-cn.stuckAt > int64(stuckFor) {
+			return false
+		}
+	}
+	if !cn.known && cn.limit == unknownLimit && now < cn.settled() {
+		return cn.users == 0
+	}
+	return cn.users < cn.limit
+}
+
+// answered notes that a response has come, before which HTTP/2's settings came.
+func (cn *conn) answered() {
+	if !cn.shares {
+		return
+	}
+	cn.mu.Lock()
+	first := !cn.known
+	cn.known = true
+	if free := cn.cc.Available(); free > 0 {
+		cn.limit = free + cn.cc.InFlight()
+	}
+	limit := cn.limit
+	cn.mu.Unlock()
+	if first {
+		cn.host.learn(limit)
+	}
+}
+
+// ended is how a request has left its connection.
+type ended struct {
+	err     error // of the exchange
+	spoiled bool  // the response wasn't read to its end
+}
+
+// done ends one request's use.
+func (cn *conn) done(e ended) {
+	h := cn.host
+	cn.lastUsed.Store(h.client.now())
+	broken := cn.cc.Err()
+	cn.mu.Lock()
+	cn.users--
+	if cn.failed == nil {
+		cn.failed = cn.failure(broken, e)
+	}
+	if cn.users > 0 {
+		cn.mu.Unlock()
+		h.dispatch()
+		return
+	}
+	c, failed := cn.checkout, cn.failed
+	cn.leased, cn.checkout = false, pool.Conn[*conn]{}
+	cn.mu.Unlock()
+	if cn.shares {
+		h.unshare(cn)
+	}
+	switch {
+	case failed != nil:
+		c.Fail(failed)
+	case broken != nil && e.spoiled:
+		c.Retire(pool.ReasonFailed)
+	case broken != nil:
+		c.Retire(pool.ReasonDead) // after its last response, as announced
+	case cn.wornOut():
+		c.Retire(pool.ReasonLifetime)
+	default:
+		c.Release()
+	}
+	h.dispatch()
+}
+
+// unused gives a connection back on which nothing was sent.
+func (cn *conn) unused() {
+	if !cn.shares {
+		cn.cc.Release()
+	}
+	cn.begun.Add(-1)
+	cn.done(ended{})
+}
+
+// failure is what to tell the pool, if an exchange ended badly.
+func (cn *conn) failure(broken error, e ended) error {
+	switch {
+	case broken != nil && e.err != nil:
+		return connError{e.err}
+	case broken != nil && cn.shares:
+		return connError{broken}
+	case !cn.shares:
+		return e.err // nobody knows what is still under way
+	}
+	return nil
+}
+
+// hijack takes the connection out of the pool: it speaks another protocol now,
+// and is its user's.
+func (cn *conn) hijack() {
+	cn.mu.Lock()
+	c := cn.checkout
+	cn.leased, cn.checkout, cn.users = false, pool.Conn[*conn]{}, 0
+	cn.mu.Unlock()
+	if _, ok := c.Hijack(); ok {
+		cn.host.client.total.release()
+		cn.host.forget(cn)
+	}
+}
+
+// close is the pool's.
+func (cn *conn) close() error {
+	defer cn.host.client.total.release()
+	defer cn.host.forget(cn)
+	return cn.cc.Close()
+}
+
+// errGoingAway is why an HTTP/2 connection without streams takes none.
+var errGoingAway = errors.New("the server takes no more requests on this connection")
+
+// connError is an error after which a connection can't be used any more,
+// whatever its class.
+type connError struct{ err error }
+
+func (e connError) Error() string { return e.err.Error() }
+func (e connError) Unwrap() error { return e.err }
+
+// prove asks the peer's kernel, unless that was done, or the connection opened,
+// since then.
+func (cn *conn) prove(ctx context.Context, since int64) bool {
+	if cn.proven.Load() >= since {
+		return true
+	}
+	now := cn.host.client.now()
+	if !cn.host.client.alive(ctx, cn.raw) {
+		return false
+	}
+	cn.proven.Store(now)
+	return true
+}
+
+// classify is the pools'.
+func classify(err error) health.Class {
+	class := health.Classify(err)
+	if _, ok := errors.AsType[connError](err); ok && class == health.Unknown {
+		return health.Conn
+	}
+	return class
+}

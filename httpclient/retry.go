@@ -1,0 +1,77 @@
+package httpclient
+
+import (
+	"net/http"
+	"sync/atomic"
+
+	"github.com/holdfast-go/holdfast/health"
+)
+
+// repeats reports whether a request is to be sent again after its nth attempt.
+func (c *Client) repeats(out *outgoing, a attempt, n int) bool {
+	if !a.sent || n >= c.cfg.MaxAttempts || out.req.Context().Err() != nil || !out.again() {
+		return false
+	}
+	if !health.SafeToRetry(a.err) && !(idempotent(out.req) && brokeOff(a.err)) {
+		return false
+	}
+	return c.budget.withdraw()
+}
+
+// idempotent reports whether a request may be executed more than once.
+func idempotent(req *http.Request) bool {
+	switch req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	for _, key := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if _, ok := req.Header[key]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// brokeOff reports whether it was the connection that failed, and not the server
+// or the caller who has had enough.
+func brokeOff(err error) bool {
+	class := health.Classify(err)
+	return class == health.Conn || class == health.Path
+}
+
+// budget is a store of repetitions, in thousandths.
+type budget struct {
+	part  int64 // put in for each request
+	store atomic.Int64
+}
+
+const (
+	budgetUnit  = 1000
+	budgetFirst = 10 * budgetUnit
+	budgetMost  = 100 * budgetUnit
+)
+
+func (b *budget) init(part float64) {
+	b.part = int64(part * budgetUnit)
+	b.store.Store(budgetFirst)
+}
+
+// deposit is called for each request.
+func (b *budget) deposit() {
+	if b.part > 0 && b.store.Load() < budgetMost {
+		b.store.Add(b.part)
+	}
+}
+
+// withdraw takes out one repetition, if there is one.
+func (b *budget) withdraw() bool {
+	for {
+		have := b.store.Load()
+		if have < budgetUnit {
+			return false
+		}
+		if b.store.CompareAndSwap(have, have-budgetUnit) {
+			return true
+		}
+	}
+}
