@@ -37,8 +37,9 @@ const (
 // others is a lab and the dialer that its client's programs use.
 type others struct {
 	*netlab.Lab
-	d    *Dialer
-	addr string // of the server
+	d     *Dialer
+	addr  string // of the server
+	clock *netlab.Clock
 
 	trust *tls.Config // for servers with TLS
 	cert  tls.Certificate
@@ -47,7 +48,6 @@ type others struct {
 	dialed []net.Conn
 	deaths []death
 	lossy  bool // a suspect was alive after all: the guard asks for more proof now
-	stalls []stall
 }
 
 type death struct {
@@ -55,17 +55,11 @@ type death struct {
 	at time.Time
 }
 
-// stall is a time in which this process stood still.
-type stall struct {
-	end time.Time
-	d   time.Duration
-}
-
 var building sync.Mutex // one lab at a time, lest they starve the tests that run
 
 func newOthers(t *testing.T, lab netlab.Config, cfg Config) *others {
 	t.Helper()
-	o := &others{}
+	o := &others{clock: netlab.NewClock(t)}
 	func() {
 		building.Lock()
 		defer building.Unlock()
@@ -99,47 +93,12 @@ func newOthers(t *testing.T, lab netlab.Config, cfg Config) *others {
 	cfg.TLSConfig = o.trust
 	o.d = labDialer(t, o.Lab, cfg)
 	o.addr = o.Server.Addr(labPort)
-	var running sync.WaitGroup
-	running.Go(func() { o.watchTheClock(t.Context()) })
-	t.Cleanup(running.Wait)
 	return o
-}
-
-// watchTheClock notes when this process stands still: what happens then is the
-// machine's fault, and not in the promise.
-func (o *others) watchTheClock(ctx context.Context) {
-	const every = 10 * time.Millisecond
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for last := time.Now(); ; {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		now := time.Now()
-		if d := now.Sub(last); d > 3*every {
-			o.mu.Lock()
-			o.stalls = append(o.stalls, stall{now, d - every})
-			o.mu.Unlock()
-		}
-		last = now
-	}
 }
 
 // limit is how much time of this machine's something may take that began then.
 func (o *others) limit(since time.Time, within time.Duration) time.Duration {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, s := range o.stalls {
-		if s.end.After(since) {
-			within += s.d
-		}
-	}
-	if raceEnabled {
-		within += time.Second
-	}
-	return within
+	return allowed(within) + o.clock.Lost(since)
 }
 
 // lost is within what time a lost flow is to be found. Where packets get lost at

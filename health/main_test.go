@@ -21,6 +21,14 @@ func TestMain(m *testing.M) {
 // within is how long tests wait for what should be there at once.
 const within = 10 * time.Second
 
+// allowed is what something may take here that is promised within a time.
+func allowed(within time.Duration) time.Duration {
+	if raceEnabled {
+		within += time.Second
+	}
+	return within
+}
+
 func timeout(t testing.TB, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), d)

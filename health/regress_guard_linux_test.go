@@ -177,7 +177,6 @@ func TestAnAbandonedSuspectHasItsOptionsBack(t *testing.T) {
 			require.NoError(t, err)
 			receive(t, suspect, "the suspicion")
 			runtime.KeepAlive(w)
-			w = nil
 			eventually(t, "its options are back", func() bool {
 				runtime.GC()
 				return settings(t, c) == own

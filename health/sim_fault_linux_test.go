@@ -87,8 +87,6 @@ func TestSimDelays(t *testing.T) {
 							s.run(20 * time.Millisecond)
 						}
 						s.run(5 * time.Second)
-						if most == 3*time.Second && shape == "steps" && every > 0 && detect == 5*time.Second {
-						}
 						began := s.time.now
 						h.delay = func() time.Duration {
 							at := float64(s.time.now-began) / float64(20*time.Second) // a cycle

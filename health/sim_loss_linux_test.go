@@ -108,8 +108,6 @@ func TestSimRandomLoss(t *testing.T) {
 		for _, addresses := range []int{1, 200} {
 			for _, every := range []time.Duration{0, 5 * time.Second} {
 				t.Run(fmt.Sprint(loss, " to ", addresses, " every ", every), func(t *testing.T) {
-					if loss == 0.05 {
-					}
 					s := newSim(t, 7)
 					p := simPolicy(t, PolicyConfig{DetectWithin: detectWithin})
 					for i := range addresses {

@@ -6,6 +6,8 @@ import (
 	"github.com/holdfast-go/holdfast/health"
 )
 
+const RaceEnabled = raceEnabled
+
 // Tell does to a connection without a socket what the guard's callback does to
 // others. The handle may be an old one.
 func Tell[T any](c Conn[T], state health.State) {

@@ -19,6 +19,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// allowed is what something may take here that is promised within a time.
+func allowed(within time.Duration) time.Duration {
+	if pool.RaceEnabled {
+		within += time.Second
+	}
+	return within
+}
+
 var errRefused = errors.New("refused by the test")
 
 // conn is a connection without a socket, for tests of the pool's logic.
