@@ -188,12 +188,19 @@ func startEcho(t *testing.T, h *netlab.Host) *netlab.Process {
 	return p
 }
 
-func TestStoppedProcessIsSilentWhileItsKernelAcknowledges(t *testing.T) {
-	t.Parallel()
+// connected is a lab with a connection to an echo server in a process of its own.
+func connected(t *testing.T) (*netlab.Lab, *netlab.Process, net.Conn) {
+	t.Helper()
 	lab := netlab.New(t)
 	p := startEcho(t, lab.Server)
 	c := dial(t, lab, lab.Server.Addr(port))
 	require.NoError(t, exchange(c, soon))
+	return lab, p, c
+}
+
+func TestStoppedProcessIsSilentWhileItsKernelAcknowledges(t *testing.T) {
+	t.Parallel()
+	lab, p, c := connected(t)
 
 	p.Stop()
 	silent(t, c)
@@ -209,10 +216,7 @@ func TestStoppedProcessIsSilentWhileItsKernelAcknowledges(t *testing.T) {
 
 func TestKilledProcessEndsItsConnections(t *testing.T) {
 	t.Parallel()
-	lab := netlab.New(t)
-	p := startEcho(t, lab.Server)
-	c := dial(t, lab, lab.Server.Addr(port))
-	require.NoError(t, exchange(c, soon))
+	lab, p, c := connected(t)
 	p.Kill()
 	require.ErrorIs(t, exchange(c, soon), io.EOF)
 	require.ErrorIs(t, dialError(t, lab, lab.Server.Addr(port)), syscall.ECONNREFUSED)
@@ -220,10 +224,7 @@ func TestKilledProcessEndsItsConnections(t *testing.T) {
 
 func TestRebootKillsProcessesWithoutAFIN(t *testing.T) {
 	t.Parallel()
-	lab := netlab.New(t)
-	p := startEcho(t, lab.Server)
-	c := dial(t, lab, lab.Server.Addr(port))
-	require.NoError(t, exchange(c, soon))
+	lab, p, c := connected(t)
 	lab.Server.Reboot()
 	require.Error(t, p.Wait())
 	require.ErrorIs(t, exchange(c, soon), syscall.ECONNRESET)

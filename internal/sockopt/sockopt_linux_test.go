@@ -252,6 +252,28 @@ func TestADescriptorThatIsNoSocketIsARealError(t *testing.T) {
 	assert.ErrorIs(t, err, syscall.EBADF)
 }
 
+// multipath returns a socket of Multipath TCP, whose peer's is one if it knows of
+// it.
+func multipath(t *testing.T, knows bool) net.Conn {
+	t.Helper()
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(knows)
+	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	var d net.Dialer
+	d.SetMultipathTCP(true)
+	c, err := d.DialContext(t.Context(), "tcp", ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	on(t, c, func(fd uintptr) {
+		if socket, _ := IsMPTCP(fd); !socket {
+			t.Skip("this kernel has no Multipath TCP")
+		}
+	})
+	return c
+}
+
 func TestMultipathTCPIsRecognised(t *testing.T) {
 	plain, _ := pair(t, "tcp", "127.0.0.1:0")
 	on(t, plain, func(fd uintptr) {
@@ -261,21 +283,8 @@ func TestMultipathTCPIsRecognised(t *testing.T) {
 		assert.True(t, IsTCP(fd))
 	})
 
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(true)
-	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	var d net.Dialer
-	d.SetMultipathTCP(true)
-	c, err := d.DialContext(t.Context(), "tcp", ln.Addr().String())
-	require.NoError(t, err)
-	defer c.Close()
-	on(t, c, func(fd uintptr) {
-		socket, inUse := IsMPTCP(fd)
-		if !socket {
-			t.Skip("this kernel has no Multipath TCP")
-		}
+	on(t, multipath(t, true), func(fd uintptr) {
+		_, inUse := IsMPTCP(fd)
 		assert.True(t, inUse)
 		assert.True(t, IsTCP(fd))
 		err := SetUserTimeout(fd, time.Second)
@@ -284,21 +293,8 @@ func TestMultipathTCPIsRecognised(t *testing.T) {
 }
 
 func TestMultipathTCPThatFellBackIsNotInUse(t *testing.T) {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	var d net.Dialer
-	d.SetMultipathTCP(true)
-	c, err := d.DialContext(t.Context(), "tcp", ln.Addr().String())
-	require.NoError(t, err)
-	defer c.Close()
-	on(t, c, func(fd uintptr) {
-		socket, inUse := IsMPTCP(fd)
-		if !socket {
-			t.Skip("this kernel has no Multipath TCP")
-		}
+	on(t, multipath(t, false), func(fd uintptr) {
+		_, inUse := IsMPTCP(fd)
 		assert.False(t, inUse)
 	})
 }
