@@ -3,6 +3,8 @@ package health
 import (
 	"flag"
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -104,7 +106,9 @@ func (s *sim) suspicions() (n int) {
 }
 
 func TestSimRandomLoss(t *testing.T) {
-	for _, loss := range []float64{0.02, 0.05, 0.1} {
+	// How many are ended in an hour of connections, at most.
+	rare := map[float64]float64{0.02: 0, 0.05: 0.01, 0.1: 1}
+	for _, loss := range slices.Sorted(maps.Keys(rare)) {
 		for _, addresses := range []int{1, 200} {
 			for _, every := range []time.Duration{0, 5 * time.Second} {
 				t.Run(fmt.Sprint(loss, " to ", addresses, " every ", every), func(t *testing.T) {
@@ -129,9 +133,7 @@ func TestSimRandomLoss(t *testing.T) {
 							t.Log(time.Duration(c.diedAt), c.ours.err, c.watch.Cause())
 						}
 					}
-					if loss < 0.1 {
-						assert.Empty(t, dead)
-					}
+					assert.LessOrEqual(t, len(dead), int(length.Hours()*200*rare[loss]))
 				})
 			}
 		}
