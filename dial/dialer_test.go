@@ -29,22 +29,29 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// accept has every connection that ln accepts handled and closed, until ln is.
+func accept(ln net.Listener, handle func(net.Conn)) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			handle(c)
+		}()
+	}
+}
+
+func echoes(c net.Conn) { _, _ = io.Copy(c, c) }
+
 // echoServer echoes on every connection that ln accepts, until the test ends.
 func echoServer(t testing.TB, ln net.Listener) string {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
-		}
+		accept(ln, echoes)
 	}()
 	t.Cleanup(func() { ln.Close(); <-done })
 	return ln.Addr().String()

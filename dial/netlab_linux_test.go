@@ -20,7 +20,7 @@ import (
 const labPort = 6379
 
 // slack is what the promise allows beside DetectWithin: one retransmission, or
-// what the guard waits for an answer to its last question.
+// what the guard waits for its last question to be answered or repeated.
 const slack = time.Second
 
 // allowed is what something may take here that is promised within a time.
@@ -34,19 +34,7 @@ func allowed(within time.Duration) time.Duration {
 // labEcho accepts on the server and echoes.
 func labEcho(t *testing.T, lab *netlab.Lab) {
 	t.Helper()
-	ln := lab.Server.Listen(t, labPort)
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
+	go accept(lab.Server.Listen(t, labPort), echoes)
 }
 
 // labDialer is for dials by lab.Client: what the guard does stays in the lab.

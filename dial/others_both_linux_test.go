@@ -92,27 +92,18 @@ func bothWait(t *testing.T, secure bool, closed time.Duration, cfg Config, fault
 func (o *others) keep(t *testing.T, ln net.Listener, secure, read bool) {
 	t.Helper()
 	ctx := t.Context()
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
+	go accept(ln, func(c net.Conn) {
+		if secure {
+			s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{o.cert}})
+			if c = s; s.HandshakeContext(ctx) != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				if secure {
-					s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{o.cert}})
-					if c = s; s.HandshakeContext(ctx) != nil {
-						return
-					}
-				}
-				if read {
-					_, _ = io.Copy(io.Discard, c)
-				}
-				<-ctx.Done()
-			}()
 		}
-	}()
+		if read {
+			_, _ = io.Copy(io.Discard, c)
+		}
+		<-ctx.Done()
+	})
 }
 
 // paced is a body without end whose sender has time.

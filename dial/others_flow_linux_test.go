@@ -105,10 +105,7 @@ func lostInFlight(t *testing.T, k kind, arrives bool) {
 	c, url := o.client(t, k)
 	_, err := get(t, c, url)
 	require.NoError(t, err)
-	ask := func() error {
-		_, _, err := reply(t.Context(), c, http.MethodPost, url+"/wait", strings.NewReader("x"))
-		return err
-	}
+	ask := post(t, c, url+"/wait")
 	var asked <-chan error
 	if arrives {
 		asked = after(ask)

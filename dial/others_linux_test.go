@@ -237,6 +237,15 @@ func reply(ctx context.Context, c *http.Client, method, url string, body io.Read
 	return string(b), 0, err
 }
 
+// post returns a function that makes a request, which no client repeats by itself,
+// and waits for as long as it takes.
+func post(t *testing.T, c *http.Client, url string) func() error {
+	return func() error {
+		_, _, err := reply(t.Context(), c, http.MethodPost, url, strings.NewReader("x"))
+		return err
+	}
+}
+
 // get makes a request as a careful user does: with 5 s for the answer.
 func get(t *testing.T, c *http.Client, url string) (ms int64, err error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -90,46 +88,43 @@ func chat(c net.Conn, healed *atomic.Int64) error {
 	defer pace.Stop()
 	for last := false; !last; <-pace.C {
 		last = healed.Load() != 0
-		if _, err := c.Write([]byte("hello")); err != nil {
-			return err
-		}
-		if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+		if err := exchange(c); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// exchange has something echoed.
+func exchange(c net.Conn) error {
+	if _, err := c.Write([]byte("hello")); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, make([]byte, 5))
+	return err
+}
+
 // obey serves an echo of five bytes, and of "later" only when let.
 func obey(t *testing.T, ln net.Listener, let <-chan struct{}) {
 	t.Helper()
 	ctx := t.Context()
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
+	go accept(ln, func(c net.Conn) {
+		for b := make([]byte, 5); ; {
+			if _, err := io.ReadFull(c, b); err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				for b := make([]byte, 5); ; {
-					if _, err := io.ReadFull(c, b); err != nil {
-						return
-					}
-					if string(b) == "later" {
-						select {
-						case <-let:
-						case <-ctx.Done():
-							return
-						}
-					}
-					if _, err := c.Write(b); err != nil {
-						return
-					}
+			if string(b) == "later" {
+				select {
+				case <-let:
+				case <-ctx.Done():
+					return
 				}
-			}()
+			}
+			if _, err := c.Write(b); err != nil {
+				return
+			}
 		}
-	}()
+	})
 }
 
 // Without RTOMax, TCP would wait as long again as the outage took.
@@ -142,13 +137,7 @@ func TestTrafficFlowsAgainSoonAfterALongOutage(t *testing.T) {
 			labEcho(t, o.Lab)
 			c := o.dial(t)
 			talk(t, c)
-			flowsAgain(t, o, func() error {
-				if _, err := c.Write([]byte("hello")); err != nil {
-					return err
-				}
-				_, err := io.ReadFull(c, make([]byte, 5))
-				return err
-			})
+			flowsAgain(t, o, func() error { return exchange(c) })
 		},
 		"a reply of a server with ListenConfig": func(t *testing.T) {
 			o := newOthers(t, netlab.Config{}, Config{DetectWithin: 2 * time.Minute})
@@ -172,6 +161,23 @@ func TestTrafficFlowsAgainSoonAfterALongOutage(t *testing.T) {
 			})
 		},
 	}
+	if *aMinute {
+		tests["package net alone"] = func(t *testing.T) {
+			lab := netlab.New(t)
+			labEcho(t, lab)
+			c, err := lab.Client.Dial(t.Context(), nil, lab.Server.Addr(labPort))
+			require.NoError(t, err)
+			defer c.Close()
+			talk(t, c)
+			lab.Drop()
+			used := after(func() error { return exchange(c) })
+			<-time.After(time.Minute)
+			lab.Heal()
+			begin := time.Now()
+			require.NoError(t, <-used)
+			t.Logf("%v after the heal", time.Since(begin))
+		}
+	}
 	for _, k := range []kind{http1, http2} {
 		tests[string(k)] = func(t *testing.T) {
 			o := newOthers(t, netlab.Config{}, Config{DetectWithin: 2 * time.Minute})
@@ -179,10 +185,7 @@ func TestTrafficFlowsAgainSoonAfterALongOutage(t *testing.T) {
 			c, url := o.client(t, k)
 			_, err := get(t, c, url)
 			require.NoError(t, err)
-			flowsAgain(t, o, func() error {
-				_, _, err := reply(t.Context(), c, http.MethodPost, url, strings.NewReader("x"))
-				return err
-			})
+			flowsAgain(t, o, post(t, c, url))
 		}
 	}
 	together(t, tests)

@@ -4,7 +4,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -51,10 +50,7 @@ func TestWhoWaitsForAReplyOnASilentPathIsToldInTime(t *testing.T) {
 			arrived := make(chan struct{}, 1)
 			o.serve(t, k, o.Server.Listen(t, labPort), forever(arrived))
 			c, url := o.client(t, k)
-			asked := after(func() error {
-				_, _, err := reply(t.Context(), c, http.MethodPost, url, strings.NewReader("x"))
-				return err
-			})
+			asked := after(post(t, c, url))
 			<-arrived
 			begin := time.Now()
 			o.Drop()
@@ -171,10 +167,7 @@ func TestARoutersWordInFlightEndsARequestAtOnce(t *testing.T) {
 			c, url := o.client(t, k)
 			_, err := get(t, c, url)
 			require.NoError(t, err)
-			said(t, o, func() error {
-				_, _, err := reply(t.Context(), c, http.MethodPost, url, strings.NewReader("x"))
-				return err
-			})
+			said(t, o, post(t, c, url))
 		}
 	}
 	together(t, tests)
