@@ -29,8 +29,9 @@ type Config struct {
 	// Unguarded and elsewhere than on Linux, only the kernel's own limit, on
 	// Linux about 924 s.
 	//
-	// The kernel's timers add up to an eighth, see [DetectionTime], and the
-	// guard up to a second.
+	// The guard adds up to 0.8 s on an idle connection, and up to a second on
+	// one with data in flight. Without it the kernel's timers add up to an
+	// eighth, and one retransmission, see [DetectionTime].
 	DetectWithin time.Duration
 
 	// KeepAlive overrides the derived keep-alive values; set Enable with them.

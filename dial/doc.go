@@ -62,6 +62,12 @@
 // would make half a reply look whole. [health.Guard.Cause] and [Trace].ConnState
 // say why it was.
 //
+// A connection whose owner has closed it tells the guard nothing. So when a peer
+// was restarted, and the first to read its reset is a reader that waits for it
+// and closes the connection at once, as that of http.Transport does, the other
+// connections to that address may not be asked at once: each ends when its
+// keep-alive or the guard asks, within FreshFor of its peer's last word.
+//
 // What is sent: an idle connection costs a keep-alive probe and its answer per
 // Idle, which makes 60 / 4 s = 15 of each a minute at a DetectWithin of 10 s.
 // While they are answered the guard adds nothing, unless FreshFor is shorter
@@ -72,11 +78,13 @@
 //
 // # What will happen
 //
-// A peer that vanishes silently is noticed within DetectWithin while the
-// connection is idle, and within DetectWithin plus one retransmission while
-// data is in flight: 0.4 to 0.6 s on a short path, more on a long one, but no
-// more than RTOMax. Linux's timers are coarse and may add up to an eighth to all
-// of these, and the guard up to a second. Reads and writes then return
+// A peer that vanishes silently is noticed within DetectWithin, and what the
+// guard's last question and its answer take: 0.8 s at most while the connection
+// is idle, and up to a second while data is in flight. Without the guard it is
+// the kernel that notices: within DetectWithin while the connection is idle, and
+// within DetectWithin plus one retransmission while data is in flight, which is
+// 0.4 to 0.6 s on a short path, more on a long one, but no more than RTOMax; and
+// its timers are coarse and may add up to an eighth. Reads and writes then return
 // ETIMEDOUT, or what a router complained about meanwhile: EHOSTUNREACH,
 // ENETUNREACH, ECONNREFUSED, with IPv6 EACCES. These are errors of the path, not
 // deadlines of yours: errors.Is(err, os.ErrDeadlineExceeded) is false for them.
@@ -93,7 +101,7 @@
 // # Other systems
 //
 //	                  idle connection         data in flight
-//	Linux             DetectWithin            DetectWithin + a retransmission
+//	Linux             DetectWithin + 0.8 s    DetectWithin + 1 s
 //	macOS             DetectWithin            up to twice DetectWithin
 //	Windows           DetectWithin            DetectWithin
 //	FreeBSD, NetBSD,  DetectWithin            the system's own limit
@@ -103,11 +111,12 @@
 //	OpenBSD           the system's own limit  the system's own limit
 //	others            the system's own limit  the system's own limit
 //
-// Only the Linux line is measured by this package's tests. The others follow
-// from what the systems say about their options: TCP_RXT_CONNDROPTIME in the
-// source of Apple's kernel, TCP_MAXRT and TCP_MAXRTMS in Microsoft's
-// "IPPROTO_TCP socket options"; on Solaris, illumos, AIX and Windows before
-// version 1709 of Windows 10, package net sets keep-alive as well as it can.
+// The Linux line is the guard's, and the only one that this package's tests
+// measure. The others follow from what the systems say about their options:
+// TCP_RXT_CONNDROPTIME in the source of Apple's kernel, TCP_MAXRT and TCP_MAXRTMS
+// in Microsoft's "IPPROTO_TCP socket options"; on Solaris, illumos, AIX and
+// Windows before version 1709 of Windows 10, package net sets keep-alive as well
+// as it can.
 // Linux's Multipath TCP takes a minute longer, see Config.MultipathTCP. What a
 // system or a kernel lacks is skipped, and [Inspect] says so; what it refuses
 // fails the dial. The guard reports deaths on other systems, but doesn't see

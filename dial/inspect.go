@@ -97,10 +97,10 @@ func Inspect(c net.Conn) (Socket, error) {
 // DetectIdle and DetectBusy are the guard's DetectWithin where that is shorter
 // than what the kernel's options say and the system lets the guard see silence:
 // DetectBusy if its policy is in force, as with SlowReaders, and DetectIdle if
-// something is sent to an idle peer meanwhile. The guard adds up to a second.
-// While it doubts a connection, it keeps the kernel from giving that up: the
-// socket then has a long user timeout and a keep-alive of seconds, and its own
-// again afterwards.
+// something is sent to an idle peer meanwhile. The guard adds up to 0.8 s to the
+// former and up to a second to the latter. While it doubts a connection, it keeps
+// the kernel from giving that up: the socket then has a long user timeout and a
+// keep-alive of seconds, and its own again afterwards.
 func (d *Dialer) Inspect(c net.Conn) (Socket, error) {
 	s, err := Inspect(c)
 	if err != nil || d.guard == nil || d.own != nil && d.closed.Load() {

@@ -26,8 +26,8 @@ func HighlyAvailable() Config {
 // agents, subscriptions, devices on metered links. The peer is probed after 2
 // minutes of silence, often enough for the 4 or more minutes after which common
 // NATs and load balancers forget a flow, and a dead peer is noticed within 5
-// minutes (keep-alive 2m:1m:3). Both may take up to an eighth longer, as
-// [DetectionTime] says.
+// minutes (keep-alive 2m:1m:3). The kernel's timers may take up to an eighth
+// longer, as [DetectionTime] says.
 //
 // Packets are dear there: the guard sends none for the sake of freshness, so
 // that an idle connection costs the one probe and its answer every 2 minutes,

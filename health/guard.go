@@ -86,9 +86,11 @@ const (
 //     that is lost: a NAT gateway or firewall has forgotten it, or a stand-in has
 //     taken over the address. Its owner reads ECONNRESET, at once.
 //   - DetectWithin has passed since the peer was last heard, and what the answer
-//     to one more question takes (0.75 s); but if nobody had asked for long, not
-//     before half of DetectWithin, or 3 s, of asking. Its owner reads ETIMEDOUT
-//     from the kernel, or ECONNRESET if much data was in flight.
+//     to one more question takes (0.75 s, and some milliseconds for the kernel to
+//     end it); or, where data is in flight, since that has waited, and up to a
+//     second, for the kernel to repeat it once more. But if nobody had asked for
+//     long, not before half of DetectWithin, or 3 s, of asking. Its owner reads
+//     ETIMEDOUT from the kernel, or ECONNRESET if much data was in flight.
 //
 // [Guard.Cause] tells a [*SilenceError] then. An outage that is shorter ends no
 // connection. Where a read and a write wait, the second of them to be told
