@@ -67,7 +67,7 @@ func script(s *stage) []fault {
 		},
 		{
 			name: "packets dropped", lab: true, play: drop, keeps: dropKeeps,
-			what: fmt.Sprintf("For %s the router drops every packet, without a word. No operation has a deadline, on either side: holdfast promises an error within %s and a retransmission; a plain connection waits, and goes on if the network ever comes back.", short(silence(s)), s.detect),
+			what: fmt.Sprintf("For %s the router drops every packet, without a word. No operation has a deadline, on either side: holdfast promises an error within %s and a second; a plain connection waits, and goes on if the network ever comes back.", short(silence(s)), s.detect),
 		},
 		{
 			name: "flows forgotten", lab: true, play: forget, keeps: forgetKeeps,

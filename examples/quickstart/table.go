@@ -79,7 +79,7 @@ type promise struct {
 }
 
 // slack is what a busy machine may add to any time that is promised; it
-// contains the one retransmission.
+// contains the second that the guard's last question may take.
 const slack = time.Second
 
 // recovery is what can pass, in the worst case, between the end of an outage
