@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"health":           {module + "/internal/sockopt", "golang.org/x/sys"}, // epoll
 	"dial":             {module + "/health", module + "/internal/sockopt"},
 	"pool":             {module + "/health", "github.com/jackc/puddle/v2"},
+	"httpclient":       {module + "/dial", module + "/health", module + "/pool"},
 }
 
 // source is what one directory of Go files says.
