@@ -89,6 +89,15 @@ func (h *host) acquire(ctx context.Context, since int64) (*conn, error) {
 		h.mu.Unlock()
 		return cn, nil
 	}
+	if len(h.shared)+len(h.waiters)+h.acquiring == 0 { // nobody could make room
+		h.acquiring++
+		h.mu.Unlock()
+		cn, err := h.own(ctx, since)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.acquiredLocked(ctx, err)
+		return cn, err
+	}
 	if limit := h.client.cfg.MaxWaitersPerHost; limit > 0 && len(h.waiters) >= limit {
 		h.mu.Unlock()
 		return nil, unsent{fmt.Errorf("%w for a connection to %v: %d", ErrTooManyWaiters, h.name, limit)}
@@ -103,23 +112,26 @@ func (h *host) acquire(ctx context.Context, since int64) (*conn, error) {
 
 func (h *host) wait(ctx context.Context, w *waiter) (*conn, error) {
 	select {
-	case <-w.served:
-		return w.conn, w.err
 	case <-w.turn:
 		return h.waitForOwn(ctx, w)
+	case <-w.served:
 	case <-ctx.Done():
 	}
 	h.mu.Lock()
 	left := h.leaveLocked(w)
-	if left && w.promoted { // just now
+	if w.promoted { // and hasn't made use of it
 		h.acquiring--
 		h.promoteLocked()
 	}
 	h.mu.Unlock()
-	if !left && w.conn != nil { // served just now
+	switch {
+	case left:
+		return nil, unsent{fmt.Errorf("no room on a connection in time: %w", context.Cause(ctx))}
+	case w.conn != nil && ctx.Err() != nil:
 		w.conn.unused()
+		return nil, unsent{context.Cause(ctx)}
 	}
-	return nil, unsent{fmt.Errorf("no room on a connection in time: %w", context.Cause(ctx))}
+	return w.conn, w.err
 }
 
 // learn takes note of a server's limit of streams.
@@ -142,12 +154,11 @@ func (h *host) waitForOwn(ctx context.Context, w *waiter) (*conn, error) {
 	h.mu.Unlock()
 	cn, err := h.own(own, w.since)
 	h.mu.Lock()
-	h.acquiring--
 	left := h.leaveLocked(w)
-	if left && err != nil && ctx.Err() == nil {
-		h.failLocked(err)
+	if !left {
+		err = nil // canceled, maybe
 	}
-	h.promoteLocked()
+	h.acquiredLocked(ctx, err)
 	h.mu.Unlock()
 	if left {
 		return cn, err
@@ -156,6 +167,16 @@ func (h *host) waitForOwn(ctx context.Context, w *waiter) (*conn, error) {
 		cn.unused()
 	}
 	return w.conn, w.err
+}
+
+// acquiredLocked is called when one who asked the pool has its answer. If that is
+// an error, other than its own impatience, it holds for all who wait.
+func (h *host) acquiredLocked(ctx context.Context, err error) {
+	h.acquiring--
+	if err != nil && ctx.Err() == nil {
+		h.failLocked(err)
+	}
+	h.promoteLocked()
 }
 
 // leaveLocked takes w out of the queue. It reports false if it was served.
