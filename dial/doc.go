@@ -65,8 +65,9 @@
 // A connection whose owner has closed it tells the guard nothing. So when a peer
 // was restarted, and the first to read its reset is a reader that waits for it
 // and closes the connection at once, as that of http.Transport does, the other
-// connections to that address may not be asked at once: each ends when its
-// keep-alive or the guard asks, within FreshFor of its peer's last word.
+// connections to that address may not be asked at once: each ends when its own
+// keep-alive or the guard asks, about FreshFor after its peer's last word at the
+// latest.
 //
 // What is sent: an idle connection costs a keep-alive probe and its answer per
 // Idle, which makes 60 / 4 s = 15 of each a minute at a DetectWithin of 10 s.
