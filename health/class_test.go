@@ -134,7 +134,7 @@ func TestErrorsAreClassified(t *testing.T) {
 		{"HTTP/2 not processed", errors.New("http2: Transport received Server's graceful shutdown GOAWAY"), Conn, true, false},
 		{"HTTP/2 unusable", errors.New("http2: client conn not usable"), Conn, true, false},
 		{"HTTP/2 not processed, after a redirection maybe", &url.Error{Op: "Post", Err: errors.New("http2: client conn not usable")}, Conn, false, false},
-		{"HTTP/2 not established", errors.New("http2: client conn could not be established"), Conn, false, false},
+		{"HTTP/2 not established", errors.New("http2: client conn could not be established"), Conn, true, false},
 		{"HTTP/2 closed here", errors.New("http2: client conn is closed"), Conn, false, false},
 		{"HTTP/2 GOAWAY", errors.New("http2: Transport received GOAWAY from server ErrCode:PROTOCOL_ERROR"), Conn, false, false},
 		{"HTTP/2 closed", errors.New("http2: client connection force closed via ClientConn.Close"), Conn, false, false},
