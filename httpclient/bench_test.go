@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"runtime/metrics"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,12 +37,13 @@ type rival struct {
 	name string
 	rt   http.RoundTripper
 
-	perOp, p99, allocs []float64
+	perOp, p99, cpu, allocs []float64
 }
 
 // BenchmarkRoundTrip compares a Client with an http.Transport of the same
 // settings on loopback, in turns, and reports medians: ns for a request, its
-// 99th percentile, and allocations, each with the ratio or difference.
+// 99th percentile, processor time of both sides, and allocations, each with the
+// ratio or difference.
 func BenchmarkRoundTrip(b *testing.B) {
 	for _, h2 := range []bool{false, true} {
 		for _, workers := range []int{1, 16, 128} {
@@ -72,6 +75,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 				b.ReportMetric(medianOf(k.perOp), "client-ns")
 				b.ReportMetric(medianRatio(k.perOp, t.perOp), "ratio")
 				b.ReportMetric(medianRatio(k.p99, t.p99), "p99-ratio")
+				b.ReportMetric(medianRatio(k.cpu, t.cpu), "cpu-ratio")
 				b.ReportMetric(medianOf(k.allocs)-medianOf(t.allocs), "more-allocs")
 			})
 		}
@@ -81,9 +85,10 @@ func BenchmarkRoundTrip(b *testing.B) {
 func (r *rival) measure(b *testing.B, url string, workers int) {
 	n := 4000
 	var took []time.Duration
-	before := mallocs()
+	before, busy := mallocs(), cpuTime()
 	begun := time.Now()
 	took = r.load(b, url, workers, n)
+	r.cpu = append(r.cpu, float64(cpuTime()-busy)/float64(len(took)))
 	r.perOp = append(r.perOp, float64(time.Since(begun).Nanoseconds())/float64(len(took)))
 	r.allocs = append(r.allocs, float64(mallocs()-before)/float64(len(took)))
 	slices.Sort(took)
@@ -130,4 +135,18 @@ func medianRatio(a, b []float64) float64 {
 		r[i] = a[i] / b[i]
 	}
 	return medianOf(r)
+}
+
+func mallocs() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.Mallocs
+}
+
+// cpuTime is what this process has taken of the processors.
+func cpuTime() time.Duration {
+	s := []metrics.Sample{{Name: "/cpu/classes/user:cpu-seconds"}, {Name: "/cpu/classes/gc/total:cpu-seconds"}}
+	runtime.GC() // which brings the numbers up to date
+	metrics.Read(s)
+	return time.Duration((s[0].Value.Float64() + s[1].Value.Float64()) * float64(time.Second))
 }

@@ -61,13 +61,12 @@ type outgoing struct {
 	begun   bool
 }
 
-func newOutgoing(req *http.Request) *outgoing {
-	o := &outgoing{req: req, current: req.Body}
+func (o *outgoing) init(req *http.Request) {
+	o.req, o.current = req, req.Body
 	if !o.empty() && !plainBody(req.Body) {
 		o.tracked = &tracked{ReadCloser: req.Body}
 		o.current = o.tracked
 	}
-	return o
 }
 
 func (o *outgoing) empty() bool { return o.req.Body == nil || o.req.Body == http.NoBody }

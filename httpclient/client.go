@@ -130,14 +130,15 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	c.budget.deposit()
-	out := newOutgoing(req)
+	var out outgoing
+	out.init(req)
 	since := int64(0)
 	for n := 1; ; n++ {
-		resp, a := h.try(out, since)
+		resp, a := h.try(&out, since)
 		if a.err == nil {
 			return resp, nil
 		}
-		if !c.repeats(out, a, n) {
+		if !c.repeats(&out, a, n) {
 			out.close()
 			h.leave()
 			return nil, &Error{Host: h.name, Attempts: n, Reused: a.reused, Err: bare(a.err)}

@@ -27,13 +27,13 @@ type conn struct {
 	begun    atomic.Int64 // requests
 	lastUsed atomic.Int64 // when the last request ended
 	idleFor  atomic.Int64 // what the server's Keep-Alive header allows; 0: it has said nothing
+	known    atomic.Bool  // the server's limit of streams, and not only the protocol's first
 	proven   atomic.Int64 // when it was opened, or its peer's kernel answered on demand
 
 	mu       sync.Mutex
 	checkout pool.Conn[*conn]
 	users    int
 	leased   bool
-	known    bool  // the server's limit of streams, and not only the protocol's first
 	limit    int   // of streams, the last that was known
 	stuckAt  int64 // since when streams that are nobody's any more take up all room; 0: they don't
 	failed   error // the first failure of the connection itself
@@ -65,7 +65,7 @@ func (cn *conn) begin(c pool.Conn[*conn]) bool {
 		c.Retire(why)
 		return false
 	}
-	if err := cn.reserve(); err != nil {
+	if err := cn.usable(); err != nil {
 		c.Fail(connError{err})
 		return false
 	}
@@ -76,16 +76,14 @@ func (cn *conn) begin(c pool.Conn[*conn]) bool {
 	return true
 }
 
-// reserve finds out whether the connection lives as far as net/http knows. On
-// HTTP/2 Reserve could block the whole connection (golang.org/issue/70809).
-func (cn *conn) reserve() error {
-	if !cn.shares {
-		return cn.cc.Reserve()
-	}
+// usable asks net/http whether the connection lives, as far as that knows. It
+// reserves nothing: that can block an HTTP/2 connection for good
+// (golang.org/issue/70809).
+func (cn *conn) usable() error {
 	if err := cn.cc.Err(); err != nil {
 		return err
 	}
-	if cn.cc.Available() == 0 && cn.cc.InFlight() == 0 {
+	if cn.shares && cn.cc.Available() == 0 && cn.cc.InFlight() == 0 {
 		return errGoingAway
 	}
 	return nil
@@ -120,38 +118,55 @@ func (cn *conn) join(now int64) bool {
 // roomLocked reports whether the server takes another stream. Our own count is
 // what holds: net/http's still contains, for a moment, streams that have ended.
 func (cn *conn) roomLocked(now int64) bool {
-	if cn.cc.Err() != nil {
+	if cn.cc.Available() > 0 {
+		cn.stuckAt = 0
+	} else if !cn.busyLocked(now) {
 		return false
 	}
-	free, taken := cn.cc.Available(), cn.cc.InFlight()
-	if free > 0 {
-		cn.limit, cn.stuckAt = free+taken, 0
-	} else if taken == 0 {
-		return false // the server is going away
-	} else if taken > cn.users {
-		if cn.stuckAt == 0 {
-			cn.stuckAt = now
-		} else if now-cn.stuckAt > int64(stuckFor) {
-			return false
+	if !cn.known.Load() && now < cn.settled() {
+		if cn.limit = cn.streams(); cn.limit == unknownLimit {
+			return cn.users == 0
 		}
 	}
-	if !cn.known && cn.limit == unknownLimit && now < cn.settled() {
-		return cn.users == 0
+	if cn.users >= cn.limit { // or is there more by now?
+		cn.limit = max(cn.limit, cn.streams())
 	}
 	return cn.users < cn.limit
 }
 
+// streams is the server's limit; 0 if that can't be had now.
+func (cn *conn) streams() int {
+	if free := cn.cc.Available(); free > 0 {
+		return free + cn.cc.InFlight()
+	}
+	return 0
+}
+
+// busyLocked tells a full connection from one that takes nothing any more.
+func (cn *conn) busyLocked(now int64) bool {
+	switch taken := cn.cc.InFlight(); {
+	case taken == 0:
+		return false // the server is going away
+	case taken <= cn.users:
+		cn.stuckAt, cn.limit = 0, max(cn.users, 1) // there may be less by now
+	case cn.stuckAt == 0:
+		cn.stuckAt = now
+	case now-cn.stuckAt > int64(stuckFor):
+		return false
+	}
+	return true
+}
+
 // answered notes that a response has come, before which HTTP/2's settings came.
 func (cn *conn) answered() {
-	if !cn.shares {
+	if !cn.shares || cn.known.Load() {
 		return
 	}
 	cn.mu.Lock()
-	first := !cn.known
-	cn.known = true
-	if free := cn.cc.Available(); free > 0 {
-		cn.limit = free + cn.cc.InFlight()
+	if limit := cn.streams(); limit > 0 {
+		cn.limit = limit
 	}
+	first := !cn.known.Swap(true)
 	limit := cn.limit
 	cn.mu.Unlock()
 	if first {
@@ -203,9 +218,6 @@ func (cn *conn) done(e ended) {
 
 // unused gives a connection back on which nothing was sent.
 func (cn *conn) unused() {
-	if !cn.shares {
-		cn.cc.Release()
-	}
 	cn.begun.Add(-1)
 	cn.done(ended{})
 }
