@@ -46,11 +46,11 @@ func (b *body) finish(e ended) {
 	if b.over.Swap(true) {
 		return
 	}
-	b.conn.done(e)
+	now := b.conn.done(e)
 	if b.cancel != nil {
 		b.cancel(errDone)
 	}
-	b.conn.host.leave()
+	b.conn.host.leave(now)
 }
 
 // outgoing is a request with what is needed to send it again.

@@ -140,7 +140,7 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		if !c.repeats(&out, a, n) {
 			out.close()
-			h.leave()
+			h.leave(h.client.now())
 			return nil, &Error{Host: h.name, Attempts: n, Reused: a.reused, Err: bare(a.err)}
 		}
 		since = c.now()
@@ -215,7 +215,7 @@ func (h *host) received(cn *conn, resp *http.Response, cancel context.CancelCaus
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		cn.hijack()
-		h.leave()
+		h.leave(h.client.now())
 		return
 	}
 	b := &body{ReadCloser: resp.Body, conn: cn, cancel: cancel}

@@ -180,10 +180,11 @@ type ended struct {
 	spoiled bool  // the response wasn't read to its end
 }
 
-// done ends one request's use.
-func (cn *conn) done(e ended) {
+// done ends one request's use, and returns when that was.
+func (cn *conn) done(e ended) (now int64) {
 	h := cn.host
-	cn.lastUsed.Store(h.client.now())
+	now = h.client.now()
+	cn.lastUsed.Store(now)
 	broken := cn.cc.Err()
 	cn.mu.Lock()
 	cn.users--
@@ -193,7 +194,7 @@ func (cn *conn) done(e ended) {
 	if cn.users > 0 {
 		cn.mu.Unlock()
 		h.dispatch()
-		return
+		return now
 	}
 	c, failed := cn.checkout, cn.failed
 	cn.leased, cn.checkout = false, pool.Conn[*conn]{}
@@ -214,6 +215,7 @@ func (cn *conn) done(e ended) {
 		c.Release()
 	}
 	h.dispatch()
+	return now
 }
 
 // unused gives a connection back on which nothing was sent.

@@ -131,9 +131,9 @@ func (h *host) enter() {
 	h.requests.Add(1)
 }
 
-// leave is called when it has ended.
-func (h *host) leave() {
-	h.lastUsed.Store(h.client.now())
+// leave is called when it has ended, which is now.
+func (h *host) leave(now int64) {
+	h.lastUsed.Store(now)
 	h.active.Add(-1)
 }
 
