@@ -157,6 +157,16 @@ func (cn *conn) busyLocked(now int64) bool {
 	return true
 }
 
+// knows reports whether the server has said its limit, or the connection failed.
+func (cn *conn) knows() bool {
+	if cn.known.Load() {
+		return true
+	}
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	return cn.limit != unknownLimit || cn.failed != nil
+}
+
 // answered notes that a response has come, before which HTTP/2's settings came.
 func (cn *conn) answered() {
 	if !cn.shares || cn.known.Load() {

@@ -201,16 +201,27 @@ func (h *host) joinLocked(since int64) *conn {
 		if cn.join(now) {
 			return cn
 		}
-		if at := cn.settled(); now < at && h.settling == nil {
-			h.settling = time.AfterFunc(time.Duration(at-now), func() {
-				h.mu.Lock()
-				h.settling = nil
-				h.mu.Unlock()
-				h.dispatch()
-			})
-		}
+		h.settleLocked(cn, now)
 	}
 	return nil
+}
+
+// settleLocked reports whether the limit of a connection isn't known yet, and
+// sees to it that the waiting are looked after when it should be.
+func (h *host) settleLocked(cn *conn, now int64) bool {
+	at := cn.settled()
+	if now >= at {
+		return false
+	}
+	if h.settling == nil {
+		h.settling = time.AfterFunc(time.Duration(at-now), func() {
+			h.mu.Lock()
+			h.settling = nil
+			h.mu.Unlock()
+			h.dispatch()
+		})
+	}
+	return !cn.knows()
 }
 
 // dispatch gives the waiting what room there is.
@@ -267,6 +278,12 @@ func (h *host) promoteLocked() {
 	case shared:
 		per := max(h.limit, 1)
 		want = (want + per - 1) / per
+		// Those whose limit isn't known yet will take as many.
+		for now, i := h.client.now(), 0; want > 0 && i < len(h.shared); i++ {
+			if h.settleLocked(h.shared[i], now) {
+				want--
+			}
+		}
 	}
 	for _, w := range h.waiters {
 		if h.acquiring >= want {

@@ -176,3 +176,45 @@ func eventually(within time.Duration, so func() bool) bool {
 	}
 	return true
 }
+
+// meeting is a handler that answers requests to /meet when n of them wait, those
+// to /first from the second on, and all others at once.
+func meeting(n int, arrived chan<- string) http.Handler {
+	var mu sync.Mutex
+	var waiting int
+	var begun bool
+	met := make(chan struct{})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		mu.Lock()
+		switch r.URL.Path {
+		case "/meet":
+			if waiting++; waiting == n {
+				close(met)
+			}
+			mu.Unlock()
+			select {
+			case <-met:
+			case <-r.Context().Done():
+			}
+		case "/first":
+			first := !begun
+			begun = true
+			mu.Unlock()
+			if first {
+				arrived <- r.Method
+				<-r.Context().Done()
+			}
+		default:
+			mu.Unlock()
+		}
+		_, _ = io.WriteString(w, "ok")
+	})
+}
+
+// after returns what f returns, when it has.
+func after[V any](f func() V) <-chan V {
+	ch := make(chan V, 1)
+	go func() { ch <- f() }()
+	return ch
+}
