@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/holdfast-go/holdfast/dial"
@@ -133,7 +134,23 @@ func base(t *http.Transport) *http.Transport {
 	if c.Protocols == nil && c.TLSNextProto == nil && t.TLSNextProto["h2"] != nil {
 		c.ForceAttemptHTTP2 = true // or a dialer of one's own would switch it off
 	}
+	if cfg := c.TLSClientConfig; cfg != nil && !http2On(c) {
+		// What was switched off after the first use, or in a clone, would be
+		// offered to the server, but not understood (as in net/http).
+		cfg.NextProtos = slices.DeleteFunc(slices.Clone(cfg.NextProtos), func(p string) bool { return p == "h2" })
+	}
 	return c
+}
+
+// http2On reports whether t, which has a dialer of its own, speaks HTTP/2 over TLS.
+func http2On(t *http.Transport) bool {
+	switch {
+	case t.Protocols != nil:
+		return t.Protocols.HTTP2()
+	case t.TLSNextProto != nil:
+		return t.TLSNextProto["h2"] != nil
+	}
+	return t.ForceAttemptHTTP2
 }
 
 // apply makes t, which is nobody else's, use d, and sets what is at its default.
