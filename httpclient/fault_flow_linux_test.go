@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-go/holdfast/internal/netlab"
 )
@@ -86,7 +87,7 @@ func lostInFlight(t *testing.T, k kind, method string) {
 	l.fill(t, l.client, 1)
 	asked := after(func() error {
 		if method == http.MethodPost {
-			return l.post(t.Context(), "/first", "")
+			return l.post(t.Context(), l.client, "/first")
 		}
 		_, err := get(t.Context(), l.client, l.url+"/first")
 		return err
@@ -112,26 +113,86 @@ func lostInFlight(t *testing.T, k kind, method string) {
 // as if it worked.
 func TestRequestsThatAreGivenUpDoNotKeepADeadConnectionInPlace(t *testing.T) {
 	t.Parallel()
-	for _, k := range []kind{http2, http1} {
-		t.Run(string(k), func(t *testing.T) {
-			t.Parallel()
-			l := newLab(t, k, netlab.Config{NAT: true}, meeting(1, nil), Config{})
-			l.fill(t, l.client, 1)
-			lost := time.Now()
-			l.ForgetNAT()
-			o, last := &outcome{}, time.Duration(0)
-			for o.requests-len(o.failed) < 20 && time.Since(lost) < 30*time.Second {
-				took, err := getWithin(t.Context(), l.client, l.url, 300*time.Millisecond)
-				o.add(lost, took, err)
-				if err != nil {
-					last = time.Since(lost)
+	together(t, map[string]func(*testing.T){
+		"HTTP/1.1":                          func(t *testing.T) { givenUp(t, http1, false) },
+		"HTTP/2":                            func(t *testing.T) { givenUp(t, http2, false) },
+		"HTTP/2, beside one who is patient": func(t *testing.T) { givenUp(t, http2, true) },
+	})
+}
+
+func givenUp(t *testing.T, k kind, patient bool) {
+	const patience = 300 * time.Millisecond
+	arrived := make(chan string, 1)
+	l := newLab(t, k, netlab.Config{NAT: true}, meeting(1, arrived), Config{})
+	l.fill(t, l.client, 1)
+	var asked <-chan error
+	if patient {
+		asked = after(func() error {
+			_, err := getWithin(t.Context(), l.client, l.url+"/first", time.Minute)
+			return err
+		})
+		<-arrived
+	}
+	lost := time.Now()
+	l.ForgetNAT()
+	o, last := &outcome{}, time.Duration(0)
+	for o.requests-len(o.failed) < 20 && time.Since(lost) < 30*time.Second {
+		took, err := getWithin(t.Context(), l.client, l.url, patience)
+		o.add(lost, took, err)
+		if err != nil {
+			last = time.Since(lost)
+		}
+	}
+	t.Logf("%d requests, %d failed, the last one %d ms after the loss, first success after %d ms",
+		o.requests, len(o.failed), last.Milliseconds(), o.first.Milliseconds())
+	assert.Equal(t, 20, o.requests-len(o.failed))
+	assert.LessOrEqual(t, o.first, l.limit(lost, labWithin+time.Second))
+	assert.LessOrEqual(t, last, l.limit(lost, labWithin+time.Second), "nothing fails on a fresh one")
+	if patient {
+		assert.NoError(t, <-asked, "the first answer was lost, and the second came")
+	}
+}
+
+// All requests are executed, and all replies lost.
+func TestOfRequestsWhoseRepliesAreLostNoPOSTIsExecutedTwice(t *testing.T) {
+	t.Parallel()
+	forKinds(t, func(t *testing.T, k kind) {
+		const n = 5 // of each
+		let := make(chan struct{})
+		ex := newExecutor(func(id string, nth int, r *http.Request) {
+			if nth == 1 {
+				select {
+				case <-let:
+				case <-r.Context().Done():
 				}
 			}
-			t.Logf("%d requests, %d failed, the last one %d ms after the loss, first success after %d ms",
-				o.requests, len(o.failed), last.Milliseconds(), o.first.Milliseconds())
-			assert.Equal(t, 20, o.requests-len(o.failed))
-			assert.LessOrEqual(t, o.first, l.limit(lost, labWithin+time.Second))
-			assert.LessOrEqual(t, last, l.limit(lost, labWithin+time.Second), "nothing fails on a fresh one")
 		})
-	}
+		l := newLab(t, k, netlab.Config{NAT: true}, ex, Config{})
+		posts := make(chan error, 2*n)
+		keyed := make(chan error, n)
+		for i := range n {
+			go func() { posts <- ex.post(t.Context(), l.client, l.url, fmt.Sprint("again", i), withGetBody) }()
+			go func() { posts <- ex.post(t.Context(), l.client, l.url, fmt.Sprint("once", i), withoutGetBody) }()
+			go func() { keyed <- ex.post(t.Context(), l.client, l.url, fmt.Sprint("key", i), withKey) }()
+		}
+		require.True(t, eventually(5*time.Second, func() bool { return ex.executed() == 3*n }))
+		lost := time.Now()
+		l.ForgetNAT()
+		close(let)
+		for range n {
+			assert.NoError(t, <-keyed)
+		}
+		for range 2 * n {
+			assert.Error(t, <-posts)
+		}
+		assert.LessOrEqual(t, time.Since(lost), l.limit(lost, labWithin+time.Second))
+		for id, times := range ex.all() {
+			want := 1
+			if id[:3] == "key" {
+				want = 2
+			}
+			assert.Equal(t, want, times, id)
+		}
+		assert.Len(t, ex.all(), 3*n)
+	})
 }

@@ -1,0 +1,84 @@
+package httpclient
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-go/holdfast/health"
+	"github.com/holdfast-go/holdfast/internal/netlab"
+)
+
+// A Transport sends on what it has until that was severed, and from then on fails
+// nothing.
+func TestATransportsIdleConnectionsAreSeveredWhenTheirFlowsAreLost(t *testing.T) {
+	t.Parallel()
+	forKinds(t, func(t *testing.T, k kind) {
+		n := 20
+		l := newLab(t, k, netlab.Config{NAT: true}, meeting(n, nil), Config{})
+		tr := l.transport(t)
+		for _, err := range l.atOnce(t, tr, "/meet", n).failed {
+			require.NoError(t, err)
+		}
+		if k == http2 {
+			n = 1
+		}
+		if dialed, _ := l.count(); k == http1 {
+			require.Equal(t, n, dialed)
+		}
+		eventually(5*time.Second, func() bool { return len(l.Client.Conns()) == n }) // it dials more at first than it needs
+		lost := time.Now()
+		l.ForgetNAT()
+		last := l.died(t, n, lost, l.found(t, labFresh+3*time.Second))
+		// Each is read, and closed then; a request that is faster than its reader fails.
+		require.True(t, eventually(5*time.Second, func() bool { return len(l.Client.Conns()) == 0 }))
+		o := l.inTurn(t, tr, "/", 20)
+		t.Logf("severed %d ms after the loss; then %v", last.Sub(lost).Milliseconds(), o)
+		assert.Empty(t, o.failed)
+	})
+}
+
+func TestATransportsRequestInFlightFailsByDetectWithinAndTheNextSucceeds(t *testing.T) {
+	t.Parallel()
+	forKinds(t, func(t *testing.T, k kind) {
+		arrived := make(chan string, 1)
+		l := newLab(t, k, netlab.Config{NAT: true}, meeting(1, arrived), Config{})
+		tr := l.transport(t)
+		_, err := get(t.Context(), tr, l.url)
+		require.NoError(t, err)
+		asked := after(func() error { return l.post(t.Context(), tr, "/first") })
+		<-arrived
+		lost := time.Now()
+		l.ForgetNAT()
+		err = <-asked
+		took := time.Since(lost)
+		require.Error(t, err)
+		assert.Equal(t, health.Conn, health.Classify(err), "%v", err)
+		assert.LessOrEqual(t, took, l.limit(lost, labWithin+time.Second))
+		next, err := get(t.Context(), tr, l.url)
+		t.Logf("failed %d ms after the loss; the next one took %d ms", took.Milliseconds(), next.Milliseconds())
+		require.NoError(t, err)
+		assert.LessOrEqual(t, next, l.limit(lost, time.Second))
+	})
+}
+
+// died waits until n connections have died by the guard's hand, and returns when
+// the last one did.
+func (l *lab) died(t *testing.T, n int, since time.Time, within time.Duration) time.Time {
+	t.Helper()
+	eventually(within+10*time.Second, func() bool { _, dead := l.count(); return dead >= n })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	require.GreaterOrEqual(t, len(l.deaths), n, "so many of %d must have died", l.dialed)
+	last := l.deaths[n-1].at
+	require.LessOrEqual(t, last.Sub(since), l.limit(since, within))
+	for _, d := range l.deaths {
+		var silence *health.SilenceError
+		if assert.ErrorAs(t, d.Cause, &silence) {
+			assert.True(t, silence.Fresh || l.lossy, "%v", d.Cause)
+		}
+	}
+	return last
+}
