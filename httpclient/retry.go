@@ -46,14 +46,13 @@ type budget struct {
 }
 
 const (
-	budgetUnit  = 1000
-	budgetFirst = 10 * budgetUnit
-	budgetMost  = 100 * budgetUnit
+	budgetUnit = 1000
+	budgetMost = 100 * budgetUnit
 )
 
 func (b *budget) init(part float64) {
 	b.part = int64(part * budgetUnit)
-	b.store.Store(budgetFirst)
+	b.store.Store(budgetMost)
 }
 
 // deposit is called for each request.
