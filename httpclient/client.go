@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -219,7 +220,7 @@ func (h *host) received(cn *conn, resp *http.Response, cancel context.CancelCaus
 		return
 	}
 	b := &body{ReadCloser: resp.Body, conn: cn, cancel: cancel}
-	if resp.Body == http.NoBody {
+	if reflect.TypeOf(resp.Body).Size() == 0 { // http.NoBody, or what HTTP/2 has for it: nobody needs to close that
 		b.finish(ended{})
 		return
 	}

@@ -196,6 +196,9 @@ func (cn *conn) done(e ended) (now int64) {
 	now = h.client.now()
 	cn.lastUsed.Store(now)
 	broken := cn.cc.Err()
+	if broken == nil && !cn.shares && cn.cc.Available() == 0 {
+		broken = errEnding
+	}
 	cn.mu.Lock()
 	cn.users--
 	if cn.failed == nil {
@@ -266,6 +269,10 @@ func (cn *conn) close() error {
 	defer cn.host.forget(cn)
 	return cn.cc.Close()
 }
+
+// errEnding is why an HTTP/1 connection is not free after its response: net/http
+// is about to close it.
+var errEnding = errors.New("this was the connection's last response")
 
 // errGoingAway is why an HTTP/2 connection without streams takes none.
 var errGoingAway = errors.New("the server takes no more requests on this connection")

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a test waits for what happens at once.
-const patience = 20 * time.Second
+const patience = 10 * time.Second
 
 // onBoth runs a test over HTTP/1.1, and over HTTP/2 with TLS.
 func onBoth(t *testing.T, test func(t *testing.T, h2 bool)) {
@@ -84,14 +84,14 @@ func clientOf(t testing.TB, s *httptest.Server, change ...func(*Config)) *Client
 func allFree(t testing.TB, c *Client) {
 	t.Helper()
 	var last HostStat
-	assert.Eventually(t, func() bool {
+	assert.True(t, eventually(patience, func() bool {
 		for _, last = range c.Stat().Hosts {
 			if last.InFlight != 0 || last.Waiting != 0 || last.Conns.InUse != 0 {
 				return false
 			}
 		}
 		return true
-	}, patience, time.Millisecond, "requests or connections are left in use: %+v", &last)
+	}), "requests or connections are left in use: %+v", &last)
 }
 
 // onlyHost returns the numbers of a Client's only host.
@@ -200,7 +200,7 @@ func bodyOf(s string) *countedBody { return &countedBody{Reader: strings.NewRead
 // closedOnce waits for the body to be closed, and finds that it was, once.
 func (b *countedBody) closedOnce(t testing.TB) {
 	t.Helper()
-	assert.Eventually(t, func() bool { return b.closes.Load() > 0 }, patience, time.Millisecond, "the body was not closed")
+	assert.True(t, eventually(patience, func() bool { return b.closes.Load() > 0 }), "the body was not closed")
 	assert.EqualValues(t, 1, b.closes.Load(), "how often the body was closed")
 }
 

@@ -290,4 +290,3 @@ func TestATransportIsMadeAlsoWhenTheDefaultOneWasReplaced(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
