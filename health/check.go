@@ -149,10 +149,20 @@ func (l *loop) known(it *item) (State, bool) {
 	return Quiet, false
 }
 
-// touch has a trial looked at now.
+// touch has a trial looked at now. A pause between the question and the clock
+// would make a silent peer look as if it had been heard since, and the other way
+// round an answer look older: where there was one, the kernel is asked again.
 func (l *loop) touch(t *trial) {
-	if w := l.attend(t); w != nil {
-		l.step(t, w, l.clock()) // after the question, lest a pause in between make an answer look older
+	for looks := 1; ; looks++ {
+		began := l.clock()
+		w := l.attend(t)
+		if w == nil {
+			return
+		}
+		if now := l.clock(); now-began < int64(tick/2) || looks == 3 {
+			l.step(t, w, now)
+			return
+		}
 	}
 }
 

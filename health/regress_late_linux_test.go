@@ -96,3 +96,32 @@ func TestSimSuspectsTakeTurnsToHaveTheirSiblingsAsked(t *testing.T) {
 	assert.Positive(t, looks)
 	assert.LessOrEqual(t, looks, int(window/suspicionEvery)+2, "and the sweeps'")
 }
+
+// pausedKernel is a simKernel after whose every fourth answer this program stands
+// still for a moment.
+type pausedKernel struct {
+	simKernel
+	looks *int
+	pause time.Duration
+}
+
+func (k pausedKernel) info(w *Watch, i *sockopt.Info) error {
+	err := k.simKernel.info(w, i)
+	if *k.looks++; *k.looks%4 == 0 {
+		k.sim.time.advance(k.sim.time.now + int64(k.pause))
+	}
+	return err
+}
+
+// TestSimAPauseIsNoAnswer: of this program, between the kernel's word and the
+// clock.
+func TestSimAPauseIsNoAnswer(t *testing.T) {
+	s := newSim(t, 1)
+	c := s.open(s.host(time.Millisecond), simPolicy(t, PolicyConfig{DetectWithin: detectWithin}), derived(detectWithin, false))
+	s.loop.kernel = pausedKernel{simKernel{s}, new(int), 3 * tick}
+	s.run(2 * time.Second)
+	c.host.down(s.time.now, time.Hour)
+	s.run(detectWithin + time.Second)
+	assert.Equal(t, []State{Suspect, Dead}, c.told)
+	assert.NoError(t, s.guard.Close())
+}
