@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"time"
 
@@ -99,12 +100,8 @@ func newTransport(name string, cfg TransportConfig) (*http.Transport, *dial.Dial
 		}
 	}
 	if b := cfg.Transport; b != nil {
-		for field, set := range map[string]bool{
-			"Dial":           b.Dial != nil,    //nolint:staticcheck // deprecated, but not gone
-			"DialTLS":        b.DialTLS != nil, //nolint:staticcheck // the same
-			"DialTLSContext": b.DialTLSContext != nil,
-		} {
-			if set {
+		for _, field := range [...]string{"Dial", "DialTLS", "DialTLSContext"} {
+			if !reflect.ValueOf(b).Elem().FieldByName(field).IsNil() {
 				bad("Transport.%s is set, and a Dialer would have no effect beside it: leave it nil, and configure TLS by TLSClientConfig", field)
 			}
 		}
