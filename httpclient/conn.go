@@ -29,6 +29,7 @@ type conn struct {
 	idleFor  atomic.Int64 // what the server's Keep-Alive header allows; 0: it has said nothing
 	known    atomic.Bool  // the server's limit of streams, and not only the protocol's first
 	proven   atomic.Int64 // when it was opened, or its peer's kernel answered on demand
+	closing  atomic.Bool
 
 	mu       sync.Mutex
 	checkout pool.Conn[*conn]
@@ -66,7 +67,7 @@ func (cn *conn) begin(c pool.Conn[*conn]) bool {
 		return false
 	}
 	if err := cn.usable(); err != nil {
-		c.Fail(connError{err})
+		c.Fail(connError{err: err})
 		return false
 	}
 	cn.mu.Lock()
@@ -216,6 +217,8 @@ func (cn *conn) done(e ended) (now int64) {
 		h.unshare(cn)
 	}
 	switch {
+	case failed != nil && cn.retires(failed):
+		c.Retire(pool.ReasonDead)
 	case failed != nil:
 		c.Fail(failed)
 	case broken != nil && e.spoiled:
@@ -237,13 +240,21 @@ func (cn *conn) unused() {
 	cn.done(ended{})
 }
 
+// retires reports whether the server has ended an HTTP/2 connection that served
+// well, maybe thousands of requests in what is one use to the pool. That is no
+// reason to open the next one any later.
+func (cn *conn) retires(failed error) bool {
+	e, ok := failed.(connError)
+	return ok && e.orderly && cn.shares && cn.known.Load()
+}
+
 // failure is what to tell the pool, if an exchange ended badly.
 func (cn *conn) failure(broken error, e ended) error {
 	switch {
 	case broken != nil && e.err != nil:
-		return connError{e.err}
+		return connError{e.err, health.SafeToRetry(e.err)}
 	case broken != nil && cn.shares:
-		return connError{broken}
+		return connError{broken, !e.spoiled}
 	case !cn.shares:
 		return e.err // nobody knows what is still under way
 	}
@@ -267,6 +278,7 @@ func (cn *conn) hijack() {
 func (cn *conn) close() error {
 	defer cn.host.client.total.release()
 	defer cn.host.forget(cn)
+	cn.closing.Store(true)
 	return cn.cc.Close()
 }
 
@@ -279,7 +291,10 @@ var errGoingAway = errors.New("the server takes no more requests on this connect
 
 // connError is an error after which a connection can't be used any more,
 // whatever its class.
-type connError struct{ err error }
+type connError struct {
+	err     error
+	orderly bool // no request was lost with it, as far as known
+}
 
 func (e connError) Error() string { return e.err.Error() }
 func (e connError) Unwrap() error { return e.err }

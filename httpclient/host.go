@@ -55,6 +55,7 @@ type host struct {
 	lastUsed atomic.Int64
 	speaks   atomic.Uint32 // protocol
 	waiting  atomic.Int64  // len(waiters)
+	sweeping atomic.Bool   // about to sweep
 
 	mu        sync.Mutex
 	conns     map[*conn]struct{} // all that exist
@@ -427,10 +428,28 @@ func (h *host) dial(ctx context.Context) (*conn, error) {
 	}
 	cn.lastUsed.Store(cn.born)
 	cn.proven.Store(cn.born)
+	cc.SetStateHook(func(cc *http.ClientConn) {
+		if cc.Err() != nil && !cn.closing.Load() {
+			h.sweep()
+		}
+	})
 	if cn.shares {
 		cn.limit = unknownLimit
 	}
 	return cn, nil
+}
+
+// sweep takes idle connections out that net/http has found dead, and closed,
+// before the guard could: it doesn't see the end of a socket that is closed here.
+// It returns at once, since net/http calls from anywhere.
+func (h *host) sweep() {
+	if h.sweeping.Swap(true) {
+		return
+	}
+	go func() {
+		h.sweeping.Store(false)
+		h.pool.ResetIf(func(cn *conn) bool { return cn.idle() && cn.cc.Err() != nil })
+	}()
 }
 
 // newPool makes the host's pool.

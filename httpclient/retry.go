@@ -12,8 +12,14 @@ func (c *Client) repeats(out *outgoing, a attempt, n int) bool {
 	if !a.sent || n >= c.cfg.MaxAttempts || out.req.Context().Err() != nil || !out.again() {
 		return false
 	}
-	if !health.SafeToRetry(a.err) && !(idempotent(out.req) && brokeOff(a.err)) {
+	proven := health.SafeToRetry(a.err)
+	if !proven && !(idempotent(out.req) && brokeOff(a.err)) {
 		return false
+	}
+	// A server that ends a connection it has served well has had no work with
+	// this request, and does that as often as it likes.
+	if proven && a.reused && health.Classify(a.err) == health.Conn {
+		return true
 	}
 	return c.budget.withdraw()
 }
