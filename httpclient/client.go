@@ -186,7 +186,7 @@ func (h *host) try(out *outgoing, since int64) (*http.Response, attempt) {
 		return nil, attempt{err: err}
 	}
 	var cancel context.CancelCauseFunc
-	if !cn.shares && ctx.Done() != nil {
+	if !cn.shares && (ctx.Done() != nil || req.Cancel != nil) { //nolint:staticcheck // deprecated, but a goroutine would wait for it
 		// After an error ClientConn leaves its own context hanging on this one.
 		ctx, cancel = context.WithCancelCause(ctx)
 		req = req.WithContext(ctx)
@@ -215,6 +215,9 @@ func (h *host) received(cn *conn, resp *http.Response, cancel context.CancelCaus
 		cn.heed(resp.Header)
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
+		if cancel != nil {
+			cancel(errDone)
+		}
 		cn.hijack()
 		h.leave(h.client.now())
 		return

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,12 +37,7 @@ func onBoth(t *testing.T, test func(t *testing.T, h2 bool)) {
 // serverOf starts a server: HTTP/1.1 in clear, or HTTP/2 over TLS.
 func serverOf(t testing.TB, h2 bool, handler http.HandlerFunc) *httptest.Server {
 	s := unstarted(h2, handler)
-	if h2 {
-		s.StartTLS()
-	} else {
-		s.Start()
-	}
-	t.Cleanup(s.Close)
+	start(t, s, h2)
 	return s
 }
 
@@ -221,3 +217,19 @@ func inTime(t testing.TB, limit time.Duration, what string, f func()) {
 
 // quiet is for servers whose clients misbehave on purpose.
 var quiet = log.New(io.Discard, "", 0)
+
+// start starts an unstarted server.
+func start(t testing.TB, s *httptest.Server, h2 bool) {
+	if h2 {
+		s.StartTLS()
+	} else {
+		s.Start()
+	}
+	t.Cleanup(s.Close)
+}
+
+func mustParse(t testing.TB, s string) *url.URL {
+	u, err := url.Parse(s)
+	require.NoError(t, err)
+	return u
+}
