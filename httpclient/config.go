@@ -114,8 +114,9 @@ type Config struct {
 	// RetryBudget bounds repetitions to a part of all requests: a server that
 	// fails must not get several times the load. A hundred repetitions are in
 	// store, at first and at most, so that a restart of the server fails none of
-	// as many that are in flight. Zero: 0.1, one for ten requests. Negative: none
-	// but those in store. More than 1 is an error.
+	// as many that are in flight. What a server left out that ended a connection
+	// in order is repeated for nothing. Zero: 0.1, one for ten requests. Negative:
+	// none but those in store. More than 1 is an error.
 	RetryBudget float64
 
 	// Trace is told what happens. Nil: nothing, at no cost.

@@ -84,10 +84,22 @@ func (cn *conn) usable() error {
 	if err := cn.cc.Err(); err != nil {
 		return err
 	}
-	if cn.shares && cn.cc.Available() == 0 && cn.cc.InFlight() == 0 {
+	if !cn.shares {
+		return nil
+	}
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	if cn.goingAwayLocked() {
 		return errGoingAway
 	}
 	return nil
+}
+
+// goingAwayLocked reports whether an HTTP/2 connection has no room though it isn't
+// full: the server has said that it takes no more requests, or takes fewer now.
+// (Streams that have ended are in flight for a moment longer.)
+func (cn *conn) goingAwayLocked() bool {
+	return cn.cc.Available() == 0 && cn.cc.InFlight() < cn.limit && cn.cc.Available() == 0
 }
 
 // unfit reports why an unused connection is to serve nobody any more.
@@ -145,11 +157,11 @@ func (cn *conn) streams() int {
 
 // busyLocked tells a full connection from one that takes nothing any more.
 func (cn *conn) busyLocked(now int64) bool {
-	switch taken := cn.cc.InFlight(); {
-	case taken == 0:
-		return false // the server is going away
-	case taken <= cn.users:
-		cn.stuckAt, cn.limit = 0, max(cn.users, 1) // there may be less by now
+	switch {
+	case cn.goingAwayLocked():
+		return false
+	case cn.cc.InFlight() <= cn.users:
+		cn.stuckAt = 0
 	case cn.stuckAt == 0:
 		cn.stuckAt = now
 	case now-cn.stuckAt > int64(stuckFor):
@@ -211,6 +223,9 @@ func (cn *conn) done(e ended) (now int64) {
 		return now
 	}
 	c, failed := cn.checkout, cn.failed
+	if failed == nil && broken == nil && cn.shares && cn.goingAwayLocked() {
+		broken = errGoingAway
+	}
 	cn.leased, cn.checkout = false, pool.Conn[*conn]{}
 	cn.mu.Unlock()
 	if cn.shares {
