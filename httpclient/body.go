@@ -9,14 +9,34 @@ import (
 	"reflect"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // body is a response's. It tells when that has ended.
 type body struct {
 	io.ReadCloser
+	req    *http.Request
 	conn   *conn
 	cancel context.CancelCauseFunc
 	over   atomic.Bool
+}
+
+// timeOutWithin is how long an http.Client may take to notice its own Timeout.
+const timeOutWithin = 10 * time.Millisecond
+
+// letTimeOut lets an http.Client notice that its Timeout is over before it is told
+// that the request's deadline is: the two are the same, and its error says which
+// of them it noticed. It needn't be done for RoundTrippers of net/http.
+func letTimeOut(req *http.Request, err error) {
+	if req.Cancel == nil || !errors.Is(err, context.DeadlineExceeded) { //nolint:staticcheck // it is what http.Client closes then
+		return
+	}
+	enough := time.NewTimer(timeOutWithin)
+	defer enough.Stop()
+	select {
+	case <-req.Cancel: //nolint:staticcheck // the same
+	case <-enough.C:
+	}
 }
 
 // errDone ends the context of a request whose response was read.
@@ -32,6 +52,7 @@ func (b *body) Read(p []byte) (int, error) {
 	} else if !b.over.Load() {
 		err = b.conn.host.client.explain(b.conn, err)
 		b.finish(ended{err: err})
+		letTimeOut(b.req, err)
 	}
 	return n, err
 }

@@ -142,6 +142,7 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 		if !c.repeats(&out, a, n) {
 			out.close()
 			h.leave(h.client.now())
+			letTimeOut(req, a.err)
 			return nil, &Error{Host: h.name, Attempts: n, Reused: a.reused, Err: bare(a.err)}
 		}
 		since = c.now()
@@ -222,7 +223,7 @@ func (h *host) received(cn *conn, resp *http.Response, cancel context.CancelCaus
 		h.leave(h.client.now())
 		return
 	}
-	b := &body{ReadCloser: resp.Body, conn: cn, cancel: cancel}
+	b := &body{ReadCloser: resp.Body, req: resp.Request, conn: cn, cancel: cancel}
 	if reflect.TypeOf(resp.Body).Size() == 0 { // http.NoBody, or what HTTP/2 has for it: nobody needs to close that
 		b.finish(ended{})
 		return
