@@ -18,7 +18,6 @@ import (
 // A server closes connections that were idle for 100 ms, and each request begins
 // around then.
 func TestRequestsThatMeetTheEndOfAnIdleConnection(t *testing.T) {
-	t.Parallel()
 	tests := map[string]func(*testing.T){}
 	for _, k := range []kind{http1, http2} {
 		for _, off := range []time.Duration{-time.Millisecond, 0, time.Millisecond} {

@@ -31,6 +31,7 @@ func listenLocal(t testing.TB, addr string) net.Listener {
 type executor struct {
 	do func(id string, nth int, r *http.Request)
 
+	n     atomic.Int64
 	mu    sync.Mutex
 	times map[string]int
 }
@@ -49,6 +50,7 @@ func (e *executor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e.times[id]++
 	nth := e.times[id]
 	e.mu.Unlock()
+	e.n.Add(1)
 	if e.do != nil {
 		e.do(id, nth, r)
 	}
@@ -56,12 +58,7 @@ func (e *executor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // executed is how many requests were.
-func (e *executor) executed() (n int) {
-	for _, times := range e.all() {
-		n += times
-	}
-	return n
-}
+func (e *executor) executed() int { return int(e.n.Load()) }
 
 func (e *executor) all() map[string]int {
 	e.mu.Lock()
@@ -133,7 +130,7 @@ func (e *executor) onlyOnce(t *testing.T) {
 }
 
 // storm is POSTs and GETs of all manners by many, while something happens to
-// their server.
+// their server. It leaves no room for tests beside it.
 type storm struct {
 	ex     *executor
 	client *Client
@@ -261,16 +258,15 @@ func takes(_ string, _ int, r *http.Request) {
 }
 
 func TestNoPOSTIsExecutedTwiceWhileConnectionsBreakAtAnyMoment(t *testing.T) {
-	t.Parallel()
 	forKinds(t, func(t *testing.T, k kind) {
 		s := newStorm(t, k, Config{})
 		ln := &breaking{Listener: listenLocal(t, "127.0.0.1:0")}
 		serveOn(t, k, ln, &http.Server{Handler: s.ex})
 		s.url = urlOf(k, ln.Addr().String())
 		blown := s.blow(t)
-		for range 150 {
+		for range 60 {
 			until := s.ex.executed() + 5 + rand.IntN(40)
-			eventually(50*time.Millisecond, func() bool { return s.ex.executed() > until })
+			eventually(time.Second, func() bool { return s.ex.executed() > until })
 			ln.breakOne()
 		}
 		s.abate(t, blown)
@@ -280,11 +276,9 @@ func TestNoPOSTIsExecutedTwiceWhileConnectionsBreakAtAnyMoment(t *testing.T) {
 }
 
 func TestNoPOSTIsExecutedTwiceThroughRestarts(t *testing.T) {
-	t.Parallel()
 	for _, k := range []kind{http1, http2} {
 		for _, orderly := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v, in good order %v", k, orderly), func(t *testing.T) {
-				t.Parallel()
 				throughRestarts(t, k, orderly)
 			})
 		}
@@ -326,19 +320,18 @@ func throughRestarts(t *testing.T, k kind, orderly bool) {
 // With HTTP/2 that is a GOAWAY, and what was sent after its last stream is proven
 // not to have been executed: many requests at once, and no share of the budget.
 func TestNoPOSTIsExecutedTwiceWhenTheServerSendsConnectionsAway(t *testing.T) {
-	t.Parallel()
 	forKinds(t, func(t *testing.T, k kind) {
-		s := newStorm(t, k, Config{RetryBudget: -1})
+		s := newStorm(t, k, Config{RetryBudget: -1, MaxAttempts: 5})
 		ln := listenLocal(t, "127.0.0.1:0")
 		s.url = urlOf(k, ln.Addr().String())
 		serveOn(t, k, ln, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if rand.IntN(50) == 0 {
+			if rand.IntN(100) == 0 {
 				w.Header().Set("Connection", "close")
 			}
 			s.ex.ServeHTTP(w, r)
 		})})
 		blown := s.blow(t)
-		assert.True(t, eventually(time.Minute, func() bool { return s.ex.executed() > 10000 }))
+		assert.True(t, eventually(time.Minute, func() bool { return s.ex.executed() > 8000 }))
 		s.abate(t, blown)
 		for _, m := range []manner{withGetBody, withKey, get1} {
 			assert.Zero(t, s.failed[m], m)
