@@ -136,8 +136,11 @@ func (cn *conn) roomLocked(now int64) bool {
 	} else if !cn.busyLocked(now) {
 		return false
 	}
-	if !cn.known.Load() && now < cn.settled() {
-		if cn.limit = cn.streams(); cn.limit == unknownLimit {
+	if !cn.known.Load() {
+		if limit := cn.streams(); limit > 0 {
+			cn.limit = limit
+		}
+		if cn.limit == unknownLimit && now < cn.settled() {
 			return cn.users == 0
 		}
 	}
