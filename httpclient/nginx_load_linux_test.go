@@ -7,6 +7,7 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -123,4 +124,44 @@ func (l *load) more(t *testing.T, n *nginx, count int) {
 		_, now := l.gets.failed()
 		return now >= before+count
 	})
+}
+
+// backend is what nginx passes requests on to. It takes its time, and counts
+// POSTs by URI.
+type backend struct {
+	*httptest.Server
+	mu       sync.Mutex
+	executed map[string]int
+}
+
+func newBackend(t *testing.T) *backend {
+	b := &backend{executed: map[string]int{}}
+	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.Method == http.MethodPost {
+			b.mu.Lock()
+			b.executed[r.URL.Path]++
+			b.mu.Unlock()
+		}
+		pause(r.Context(), 10*time.Millisecond)
+		_, _ = io.WriteString(w, "done")
+	}))
+	t.Cleanup(b.Close)
+	return b
+}
+
+// requireOnceEach requires that those POSTs that succeeded were executed, and
+// none twice.
+func (b *backend) requireOnceEach(t *testing.T, posts *tally) {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	posts.mu.Lock()
+	defer posts.mu.Unlock()
+	for uri, err := range posts.ended {
+		require.LessOrEqual(t, b.executed[uri], 1, uri)
+		if err == nil {
+			require.Equal(t, 1, b.executed[uri], uri)
+		}
+	}
 }

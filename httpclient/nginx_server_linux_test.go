@@ -80,7 +80,10 @@ func newNginx(t *testing.T, directives, locations string) *nginx {
 	n.askVersion(t)
 	n.certify(t)
 	require.NoError(t, os.Mkdir(filepath.Join(n.dir, "www"), 0o755))
-	n.write(t, "locations", "location = / { return 200 root; }\nlocation /do/ { return 200 done; }\n"+locations)
+	if !strings.Contains(locations, "location /do/") {
+		locations += "location /do/ { return 200 done; }"
+	}
+	n.write(t, "locations", "location = / { return 200 root; }\n"+locations)
 	user := ""
 	if os.Getuid() == 0 {
 		user = "user root;" // the directory is root's
