@@ -137,10 +137,24 @@ func exchange(rt http.RoundTripper, req *http.Request) (answer string, err error
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
-	if err == nil && res.StatusCode != http.StatusOK {
+	if err != nil {
+		return "", cutShort{err}
+	}
+	if res.StatusCode != http.StatusOK {
 		err = errors.New(res.Status)
 	}
 	return string(b), err
+}
+
+// cutShort is the error of a response that had begun, whose request no
+// RoundTripper can repeat.
+type cutShort struct{ error }
+
+func (e cutShort) Unwrap() error { return e.error }
+
+func isCutShort(err error) bool {
+	_, ok := errors.AsType[cutShort](err)
+	return ok
 }
 
 // getWithin makes a GET with a deadline, and returns how long it took.

@@ -141,6 +141,7 @@ type storm struct {
 	succeeded map[string]bool
 	failed    map[manner]int
 	done      map[manner]int
+	cut       int // responses
 }
 
 func newStorm(t *testing.T, k kind, cfg Config) *storm {
@@ -191,7 +192,9 @@ func (s *storm) one(ctx context.Context, m manner, id string, long bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.done[m]++
-	if err != nil {
+	if isCutShort(err) {
+		s.cut++
+	} else if err != nil {
 		s.failed[m]++
 	} else if m != get1 {
 		s.succeeded[id] = true
@@ -212,7 +215,7 @@ func (s *storm) abate(t *testing.T, blown *sync.WaitGroup) {
 			twice++
 		}
 	}
-	t.Logf("%v, of which failed %v; repeated: %d; with a key, %d executed again", s.done, s.failed, s.client.Stat().Retries, twice)
+	t.Logf("%v, of which failed %v, and %d responses were cut short; repeated: %d; with a key, %d executed again", s.done, s.failed, s.cut, s.client.Stat().Retries, twice)
 }
 
 // breaking is a listener whose connections can be broken.
