@@ -190,3 +190,21 @@ func TestWhatIsNoPoolsBusinessGoesToATransport(t *testing.T) {
 	c.plain.CloseIdleConnections()
 	assert.Empty(t, c.Stat().Hosts)
 }
+
+func TestTheLimitsOfATransportDontReachAClientsConnections(t *testing.T) {
+	onBoth(t, func(t *testing.T, h2 bool) {
+		s := serverOf(t, h2, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "ok") })
+		c := clientOf(t, s, func(cfg *Config) {
+			cfg.Transport.MaxConnsPerHost = 1 // net/http would panic when such a connection is closed
+			cfg.Transport.MaxIdleConnsPerHost = -1
+			cfg.Transport.IdleConnTimeout = 1
+		})
+		for range 3 {
+			assert.Equal(t, "ok", fetch(t, c, s.URL))
+		}
+		assert.EqualValues(t, 1, onlyHost(t, c).Conns.Opened)
+		s.CloseClientConnections()
+		assert.True(t, eventually(patience, func() bool { return onlyHost(t, c).Conns.Total == 0 }))
+		assert.Equal(t, "ok", fetch(t, c, s.URL))
+	})
+}
