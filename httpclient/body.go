@@ -19,6 +19,9 @@ type body struct {
 	conn   *conn
 	cancel context.CancelCauseFunc
 	over   atomic.Bool
+
+	prev, next *body // in the connection's list, under its lock
+	kept       bool
 }
 
 // timeOutWithin is how long an http.Client may take to notice its own Timeout.
@@ -28,15 +31,22 @@ const timeOutWithin = 10 * time.Millisecond
 // that the request's deadline is: the two are the same, and its error says which
 // of them it noticed. It needn't be done for RoundTrippers of net/http.
 func letTimeOut(req *http.Request, err error) {
-	if req.Cancel == nil || !errors.Is(err, context.DeadlineExceeded) { //nolint:staticcheck // it is what http.Client closes then
+	if legacyCancel(req) == nil || !errors.Is(err, context.DeadlineExceeded) {
 		return
 	}
 	enough := time.NewTimer(timeOutWithin)
 	defer enough.Stop()
 	select {
-	case <-req.Cancel: //nolint:staticcheck // the same
+	case <-legacyCancel(req):
 	case <-enough.C:
 	}
+}
+
+// legacyCancel is Request.Cancel, which is deprecated, but which an http.Client
+// sets for RoundTrippers that it doesn't know.
+func legacyCancel(req *http.Request) <-chan struct{} {
+	//lint:ignore SA1019 see above
+	return req.Cancel //nolint:staticcheck // see above
 }
 
 // errDone ends the context of a request whose response was read.
@@ -67,7 +77,7 @@ func (b *body) finish(e ended) {
 	if b.over.Swap(true) {
 		return
 	}
-	now := b.conn.done(e)
+	now := b.conn.done(e, b)
 	if b.cancel != nil {
 		b.cancel(errDone)
 	}
@@ -82,19 +92,11 @@ type outgoing struct {
 	begun   bool
 }
 
-func (o *outgoing) init(req *http.Request) {
-	o.req, o.current = req, req.Body
-	if !o.empty() && !plainBody(req.Body) {
-		o.tracked = &tracked{ReadCloser: req.Body}
-		o.current = o.tracked
-	}
-}
-
 func (o *outgoing) empty() bool { return o.req.Body == nil || o.req.Body == http.NoBody }
 
 // plainBody reports whether a body may be closed twice, as net/http's ClientConn
-// may leave it open or not, and should not be wrapped: net/http sends files and
-// what is in memory in better ways.
+// may leave it open or not, and should not be wrapped on HTTP/1: net/http sends
+// files and what is in memory in better ways there.
 func plainBody(b io.ReadCloser) bool {
 	if _, ok := b.(*os.File); ok {
 		return true
@@ -111,7 +113,7 @@ var (
 // again makes sure that the body can be had once more, after an attempt.
 func (o *outgoing) again() bool {
 	switch {
-	case o.empty(), o.req.GetBody != nil:
+	case o.empty(), o.req.GetBody != nil, !o.begun:
 		return true
 	case o.tracked != nil && o.tracked.revoke():
 		o.tracked = &tracked{ReadCloser: o.tracked.ReadCloser}
@@ -121,8 +123,9 @@ func (o *outgoing) again() bool {
 	return false
 }
 
-// next returns the request for the next attempt.
-func (o *outgoing) next() (*http.Request, error) {
+// next returns the request for the next attempt, on a connection that several
+// requests share or not.
+func (o *outgoing) next(shares bool) (*http.Request, error) {
 	if o.begun && !o.empty() && o.req.GetBody != nil {
 		o.close()
 		b, err := o.req.GetBody()
@@ -130,12 +133,15 @@ func (o *outgoing) next() (*http.Request, error) {
 			return nil, err
 		}
 		o.tracked, o.current = nil, b
-		if !plainBody(b) {
-			o.tracked = &tracked{ReadCloser: b}
-			o.current = o.tracked
-		}
 	}
 	o.begun = true
+	if o.empty() {
+		return o.req, nil
+	}
+	if o.tracked == nil && (shares || !plainBody(o.current)) {
+		o.tracked = &tracked{ReadCloser: o.current}
+		o.current = o.tracked
+	}
 	if o.current == o.req.Body {
 		return o.req, nil
 	}

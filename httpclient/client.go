@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-go/holdfast/dial"
 	"github.com/holdfast-go/holdfast/health"
+	"github.com/holdfast-go/holdfast/pool"
 )
 
 // Client is a RoundTripper with a pool of connections for each host, see the
@@ -31,12 +32,12 @@ type Client struct {
 	inner   *http.Transport // makes the connections
 	plain   *http.Transport // does what is no pool's business
 	start   time.Time
-	budget  budget
 	total   total
 	retries atomic.Int64
 
 	mu     sync.RWMutex
 	hosts  map[hostKey]*host
+	ending []*host // what Close waits for
 	closed bool
 	keeper keeper
 }
@@ -69,15 +70,17 @@ func New(cfg Config) (*Client, error) {
 	if c.cfg.OpenTimeout == 0 {
 		c.cfg.OpenTimeout = d.Config().Timeout + max(plain.TLSHandshakeTimeout, time.Second)
 	}
-	c.budget.init(c.cfg.RetryBudget)
 	c.total.init(c.cfg.MaxConns, c)
 	c.inner = c.innerTransport()
 	// So that what a pool finds wrong is found now.
 	probe := &host{client: c}
-	if err := probe.newPool(); err != nil {
+	pc := probe.poolConfig()
+	pc.MinIdleConns, pc.Trace = 0, nil
+	p, err := pool.New(pc)
+	if err != nil {
 		return nil, fmt.Errorf("httpclient: Config: %w", err)
 	}
-	_ = probe.pool.Close(context.Background())
+	_ = p.Close(context.Background())
 	return c, nil
 }
 
@@ -128,24 +131,27 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 	h, err := c.hostOf(req)
 	if err != nil {
 		closeBody(req)
-		return nil, err
+		return nil, &Error{Host: Host{Scheme: req.URL.Scheme, Addr: req.URL.Host}, Err: err, proven: true}
 	}
-	c.budget.deposit()
-	var out outgoing
-	out.init(req)
-	since := int64(0)
+	h.budget.deposit()
+	out := outgoing{req: req, current: req.Body}
+	since, proven := int64(0), true
 	for n := 1; ; n++ {
 		resp, a := h.try(&out, since)
 		if a.err == nil {
 			return resp, nil
 		}
-		if !c.repeats(&out, a, n) {
+		proof := !a.sent || health.SafeToRetry(a.err)
+		proven = proven && proof
+		if !h.repeats(&out, a, proof, n) {
 			out.close()
-			h.leave(h.client.now())
+			h.leave(c.now())
 			letTimeOut(req, a.err)
-			return nil, &Error{Host: h.name, Attempts: n, Reused: a.reused, Err: bare(a.err)}
+			return nil, &Error{Host: h.name, Attempts: n, Reused: a.reused, Err: bare(a.err), proven: proven}
 		}
-		since = c.now()
+		if since = c.now(); proof && a.shares { // nothing was wrong with the path
+			since = 0
+		}
 		c.retries.Add(1)
 		if t := c.cfg.Trace; t.Retry != nil {
 			t.Retry(req.Context(), Retry{Host: h.name, Attempt: n, Err: bare(a.err)})
@@ -158,6 +164,7 @@ type attempt struct {
 	err    error
 	sent   bool // a connection was had
 	reused bool
+	shares bool // HTTP/2
 }
 
 // try sends a request once.
@@ -172,13 +179,16 @@ func (h *host) try(out *outgoing, since int64) (*http.Response, attempt) {
 	}
 	cn, err := h.acquire(ctx, since)
 	if err != nil {
+		if errors.Is(err, pool.ErrClosed) {
+			err = ErrClosed
+		}
 		return nil, attempt{err: err}
 	}
-	a := attempt{sent: true, reused: cn.begun.Load() > 1}
+	a := attempt{sent: true, reused: cn.begun.Load() > 1, shares: cn.shares}
 	if trace != nil && trace.GotConn != nil {
 		trace.GotConn(cn.gotConn(a.reused))
 	}
-	req, err := out.next()
+	req, err := out.next(cn.shares)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx) // now, net/http would end the connection for it
 	}
@@ -187,7 +197,7 @@ func (h *host) try(out *outgoing, since int64) (*http.Response, attempt) {
 		return nil, attempt{err: err}
 	}
 	var cancel context.CancelCauseFunc
-	if !cn.shares && (ctx.Done() != nil || req.Cancel != nil) { //nolint:staticcheck // deprecated, but a goroutine would wait for it
+	if !cn.shares && (ctx.Done() != nil || legacyCancel(req) != nil) {
 		// After an error ClientConn leaves its own context hanging on this one.
 		ctx, cancel = context.WithCancelCause(ctx)
 		req = req.WithContext(ctx)
@@ -198,7 +208,7 @@ func (h *host) try(out *outgoing, since int64) (*http.Response, attempt) {
 		if cancel != nil {
 			cancel(err)
 		}
-		cn.done(ended{err: a.err})
+		cn.done(ended{err: a.err}, nil)
 		return nil, a
 	}
 	resp.Request = out.req
@@ -228,6 +238,9 @@ func (h *host) received(cn *conn, resp *http.Response, cancel context.CancelCaus
 		b.finish(ended{})
 		return
 	}
+	if b.req.Context().Done() != nil {
+		cn.keep(b)
+	}
 	resp.Body = b
 }
 
@@ -251,12 +264,12 @@ func (e severed) Error() string   { return bare(e.err).Error() + ": " + e.cause.
 func (e severed) Unwrap() []error { return []error{e.cause, e.err} }
 
 // alive asks a peer's kernel, where that can be done.
-func (c *Client) alive(ctx context.Context, raw net.Conn) bool {
+func (c *Client) alive(ctx context.Context, raw net.Conn) (bool, error) {
 	states, err := c.Guard().Check(ctx, raw)
 	if err != nil {
-		return false
+		return false, err
 	}
-	return states[0] != health.Suspect && states[0] != health.Dead
+	return states[0] != health.Suspect && states[0] != health.Dead, nil
 }
 
 // now is the Client's clock.
@@ -303,20 +316,20 @@ func (cn *conn) idle() bool {
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closed = true
-	hosts := c.hosts
+	for _, h := range c.hosts {
+		c.ending = append(c.ending, h)
+	}
 	c.hosts = nil
+	ending := c.ending
 	c.mu.Unlock()
 	c.keeper.stop()
 	c.plain.CloseIdleConnections()
-	errs := make([]error, len(hosts))
+	errs := make([]error, len(ending))
 	var wg sync.WaitGroup
-	i := 0
-	for _, h := range hosts {
-		at := i
-		i++
+	for i, h := range ending {
 		wg.Go(func() {
 			if err := h.close(ctx); err != nil {
-				errs[at] = fmt.Errorf("%v: %w", h.name, err)
+				errs[i] = fmt.Errorf("%v: %w", h.name, err)
 			}
 		})
 	}
@@ -332,5 +345,24 @@ func (h *host) close(ctx context.Context) error {
 	h.mu.Lock()
 	h.failLocked(ErrClosed)
 	h.mu.Unlock()
-	return h.pool.Close(ctx)
+	// The keeper has ended, which looks after responses that nobody closes.
+	swept := make(chan struct{})
+	stop := make(chan struct{})
+	go func() {
+		defer close(swept)
+		ticker := time.NewTicker(sweepEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-ticker.C:
+				h.sweep()
+			}
+		}
+	}()
+	err := h.pool.Close(ctx)
+	close(stop)
+	<-swept
+	return err
 }

@@ -35,8 +35,9 @@ type Config struct {
 	MaxConnsPerHost int
 
 	// MaxConns bounds the connections of all hosts together. At the limit an
-	// idle connection of another host makes room; if there is none, opening
-	// waits. Zero: no limit. Negative is an error.
+	// idle connection of another host makes room, or the next that comes free;
+	// until then opening waits. Spares (MinIdleConnsPerHost) make nobody yield.
+	// Zero: no limit. Negative is an error.
 	MaxConns int
 
 	// MaxWaitersPerHost bounds the requests that wait for a connection; one more
@@ -111,7 +112,7 @@ type Config struct {
 	// whose reading hasn't begun. Zero: 3. One: never. Negative is an error.
 	MaxAttempts int
 
-	// RetryBudget bounds repetitions to a part of all requests: a server that
+	// RetryBudget bounds repetitions to a part of a host's requests: a server that
 	// fails must not get several times the load. A hundred repetitions are in
 	// store, at first and at most, so that a restart of the server fails none of
 	// as many that are in flight. What a server left out that ended a connection
@@ -185,8 +186,8 @@ func (cfg *Config) check() error {
 	case jitter > lifetime && lifetime > 0:
 		bad("MaxConnLifetimeJitter is %v, more than MaxConnLifetime, %v: it is subtracted from it, so make it smaller", jitter, lifetime)
 	}
-	if b := cfg.RetryBudget; b > 1 || math.IsNaN(b) {
-		bad("RetryBudget is %v: it is a part of all requests, so make it at most 1", b)
+	if b := cfg.RetryBudget; b > 1 || b > 0 && b < 1.0/budgetUnit || math.IsNaN(b) {
+		bad("RetryBudget is %v: it is a part of all requests, so make it 0.001 to 1, or negative for none", b)
 	}
 	if d := cfg.Dialer; d != nil && d.Config().DetectWithin < minDetectWithin {
 		bad("Dialer has no DetectWithin, so that nothing notices a silent peer: give one with keep-alive and without Multipath TCP")

@@ -29,7 +29,6 @@ type conn struct {
 	idleFor  atomic.Int64 // what the server's Keep-Alive header allows; 0: it has said nothing
 	known    atomic.Bool  // the server's limit of streams, and not only the protocol's first
 	proven   atomic.Int64 // when it was opened, or its peer's kernel answered on demand
-	closing  atomic.Bool
 
 	mu       sync.Mutex
 	checkout pool.Conn[*conn]
@@ -37,7 +36,12 @@ type conn struct {
 	leased   bool
 	limit    int   // of streams, the last that was known
 	stuckAt  int64 // since when streams that are nobody's any more take up all room; 0: they don't
+	full     bool  // and not in host.shared for that
 	failed   error // the first failure of the connection itself
+	bodies   *body // of its responses
+
+	listed  bool // in host.shared; under the host's lock
+	evicted bool // to make room for others; under total's lock
 }
 
 // What HTTP/2's ClientConn takes for the server's limit before that has said one
@@ -73,6 +77,7 @@ func (cn *conn) begin(c pool.Conn[*conn]) bool {
 	cn.mu.Lock()
 	defer cn.mu.Unlock()
 	cn.checkout, cn.leased, cn.users = c, true, 1
+	cn.failed, cn.full = nil, false
 	cn.begun.Add(1)
 	return true
 }
@@ -116,16 +121,24 @@ func (cn *conn) wornOut() bool {
 	return limit > 0 && cn.begun.Load() >= int64(limit)
 }
 
-// join makes a leased connection one more request's, if it has room.
-func (cn *conn) join(now int64) bool {
+// join makes a leased connection one more request's, if it has room. If it has
+// none before one of its requests ends, it is full.
+func (cn *conn) join(now int64) (joined, full bool) {
 	cn.mu.Lock()
 	defer cn.mu.Unlock()
-	if !cn.leased || cn.failed != nil || cn.wornOut() || !cn.roomLocked(now) || cn.checkout.Err() != nil {
-		return false
+	if !cn.leased || cn.failed != nil || cn.wornOut() {
+		return false, false
+	}
+	if !cn.roomLocked(now) {
+		cn.full = cn.known.Load() && cn.users >= cn.limit
+		return false, cn.full
+	}
+	if cn.checkout.Err() != nil {
+		return false, false
 	}
 	cn.users++
 	cn.begun.Add(1)
-	return true
+	return true, false
 }
 
 // roomLocked reports whether the server takes another stream. Our own count is
@@ -206,8 +219,9 @@ type ended struct {
 	spoiled bool  // the response wasn't read to its end
 }
 
-// done ends one request's use, and returns when that was.
-func (cn *conn) done(e ended) (now int64) {
+// done ends one request's use, and returns when that was. b is its response's
+// body, if there is one.
+func (cn *conn) done(e ended, b *body) (now int64) {
 	h := cn.host
 	now = h.client.now()
 	cn.lastUsed.Store(now)
@@ -217,11 +231,17 @@ func (cn *conn) done(e ended) (now int64) {
 	}
 	cn.mu.Lock()
 	cn.users--
+	cn.dropLocked(b)
 	if cn.failed == nil {
 		cn.failed = cn.failure(broken, e)
 	}
 	if cn.users > 0 {
+		full := cn.full
+		cn.full = false
 		cn.mu.Unlock()
+		if full {
+			h.relist(cn)
+		}
 		h.dispatch()
 		return now
 	}
@@ -235,6 +255,8 @@ func (cn *conn) done(e ended) (now int64) {
 		h.unshare(cn)
 	}
 	switch {
+	case failed == nil && broken == nil && h.client.total.yields():
+		c.Retire(pool.ReasonIdle) // others have none
 	case failed != nil && cn.retires(failed):
 		c.Retire(pool.ReasonDead)
 	case failed != nil:
@@ -255,7 +277,45 @@ func (cn *conn) done(e ended) (now int64) {
 // unused gives a connection back on which nothing was sent.
 func (cn *conn) unused() {
 	cn.begun.Add(-1)
-	cn.done(ended{})
+	cn.done(ended{}, nil)
+}
+
+// keep remembers a response's body until it has ended.
+func (cn *conn) keep(b *body) {
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	if b.next = cn.bodies; b.next != nil {
+		b.next.prev = b
+	}
+	cn.bodies = b
+	b.kept = true
+}
+
+func (cn *conn) dropLocked(b *body) {
+	if b == nil || !b.kept {
+		return
+	}
+	b.kept = false
+	if b.prev != nil {
+		b.prev.next = b.next
+	} else {
+		cn.bodies = b.next
+	}
+	if b.next != nil {
+		b.next.prev = b.prev
+	}
+}
+
+// abandoned returns the bodies whose request's context has ended.
+func (cn *conn) abandoned() (bodies []*body) {
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	for b := cn.bodies; b != nil; b = b.next {
+		if b.req.Context().Err() != nil {
+			bodies = append(bodies, b)
+		}
+	}
+	return bodies
 }
 
 // retires reports whether the server has ended an HTTP/2 connection that served
@@ -296,7 +356,6 @@ func (cn *conn) hijack() {
 func (cn *conn) close() error {
 	defer cn.host.client.total.release()
 	defer cn.host.forget(cn)
-	cn.closing.Store(true)
 	return cn.cc.Close()
 }
 
@@ -319,16 +378,16 @@ func (e connError) Unwrap() error { return e.err }
 
 // prove asks the peer's kernel, unless that was done, or the connection opened,
 // since then.
-func (cn *conn) prove(ctx context.Context, since int64) bool {
+func (cn *conn) prove(ctx context.Context, since int64) (bool, error) {
 	if cn.proven.Load() >= since {
-		return true
+		return true, nil
 	}
 	now := cn.host.client.now()
-	if !cn.host.client.alive(ctx, cn.raw) {
-		return false
+	ok, err := cn.host.client.alive(ctx, cn.raw)
+	if ok {
+		cn.proven.Store(now)
 	}
-	cn.proven.Store(now)
-	return true
+	return ok, err
 }
 
 // classify is the pools'.

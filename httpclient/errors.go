@@ -26,6 +26,8 @@ type Error struct {
 	Attempts int   // how often the request was sent, or tried to
 	Reused   bool  // whether the last connection had served requests before
 	Err      error // of the last attempt
+
+	proven bool // that no attempt had an effect
 }
 
 // Error names the host, and says how many attempts there were.
@@ -36,6 +38,10 @@ func (e *Error) Error() string {
 	}
 	return s
 }
+
+// SafeToRetry reports whether it is proven that the server has acted on none of
+// the attempts. It is what [health.SafeToRetry] asks for.
+func (e *Error) SafeToRetry() bool { return e.proven }
 
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }

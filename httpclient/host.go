@@ -1,9 +1,10 @@
 package httpclient
 
 import (
+	"container/list"
 	"context"
 	"crypto/tls"
-	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -54,295 +55,21 @@ type host struct {
 	requests atomic.Int64
 	lastUsed atomic.Int64
 	speaks   atomic.Uint32 // protocol
-	waiting  atomic.Int64  // len(waiters)
-	sweeping atomic.Bool   // about to sweep
+	waiting  atomic.Int64  // waiters.Len()
+	budget   budget
+	ready    chan struct{} // closed once there is a pool
 
 	mu        sync.Mutex
 	conns     map[*conn]struct{} // all that exist
-	shared    []*conn            // leased ones that several requests may use
-	waiters   []*waiter          // first come first
-	acquiring int                // waiters that ask the pool
+	leases    int                // connections in use that several requests may share
+	shared    []*conn            // those of them that had room when last looked at
+	waiters   list.List          // of *waiter, first come first
+	acquiring int                // requests that ask the pool
 	limit     int                // of streams on a connection, as far as known
+	openErr   error              // why the last opening failed, if it did
+	liveUntil int64              // when the last connection was lost
 	settling  *time.Timer
 	names     map[string]*addresses // for refreshes
-}
-
-// waiter is a request that waits for room on a connection, or for a connection
-// of its own.
-type waiter struct {
-	served   chan struct{} // capacity 1
-	turn     chan struct{} // to ask the pool; capacity 1
-	since    int64         // as of acquire
-	promoted bool
-	cancel   context.CancelFunc // ends the asking
-	conn     *conn
-	err      error
-}
-
-// acquire finds a connection for a request. It is alive as far as anybody knows,
-// and if since isn't zero, opened or asked since then.
-func (h *host) acquire(ctx context.Context, since int64) (*conn, error) {
-	if protocol(h.speaks.Load()) == exclusive {
-		return h.own(ctx, since)
-	}
-	h.mu.Lock()
-	if cn := h.joinLocked(since); cn != nil {
-		h.mu.Unlock()
-		return cn, nil
-	}
-	if len(h.shared)+len(h.waiters)+h.acquiring == 0 { // nobody could make room
-		h.acquiring++
-		h.mu.Unlock()
-		cn, err := h.own(ctx, since)
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.acquiredLocked(ctx, err)
-		return cn, err
-	}
-	if limit := h.client.cfg.MaxWaitersPerHost; limit > 0 && len(h.waiters) >= limit {
-		h.mu.Unlock()
-		return nil, unsent{fmt.Errorf("%w for a connection to %v: %d", ErrTooManyWaiters, h.name, limit)}
-	}
-	w := &waiter{served: make(chan struct{}, 1), turn: make(chan struct{}, 1), since: since}
-	h.waiters = append(h.waiters, w)
-	h.waiting.Add(1)
-	h.promoteLocked()
-	h.mu.Unlock()
-	return h.wait(ctx, w)
-}
-
-func (h *host) wait(ctx context.Context, w *waiter) (*conn, error) {
-	select {
-	case <-w.turn:
-		return h.waitForOwn(ctx, w)
-	case <-w.served:
-	case <-ctx.Done():
-	}
-	h.mu.Lock()
-	left := h.leaveLocked(w)
-	if w.promoted { // and hasn't made use of it
-		h.acquiring--
-		h.promoteLocked()
-	}
-	h.mu.Unlock()
-	switch {
-	case left:
-		return nil, unsent{fmt.Errorf("no room on a connection in time: %w", context.Cause(ctx))}
-	case w.conn != nil && ctx.Err() != nil:
-		w.conn.unused()
-		return nil, unsent{context.Cause(ctx)}
-	}
-	return w.conn, w.err
-}
-
-// learn takes note of a server's limit of streams.
-func (h *host) learn(limit int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.limit = limit
-	h.dispatchLocked()
-}
-
-// waitForOwn asks the pool for a connection, until there is room elsewhere.
-func (h *host) waitForOwn(ctx context.Context, w *waiter) (*conn, error) {
-	own, cancel := context.WithCancel(ctx)
-	defer cancel()
-	h.mu.Lock()
-	w.cancel = cancel
-	if !slices.Contains(h.waiters, w) {
-		cancel()
-	}
-	h.mu.Unlock()
-	cn, err := h.own(own, w.since)
-	h.mu.Lock()
-	left := h.leaveLocked(w)
-	if !left {
-		err = nil // canceled, maybe
-	}
-	h.acquiredLocked(ctx, err)
-	h.mu.Unlock()
-	if left {
-		return cn, err
-	}
-	if cn != nil { // one too many
-		cn.unused()
-	}
-	return w.conn, w.err
-}
-
-// acquiredLocked is called when one who asked the pool has its answer. If that is
-// an error, other than its own impatience, it holds for all who wait.
-func (h *host) acquiredLocked(ctx context.Context, err error) {
-	h.acquiring--
-	if err != nil && ctx.Err() == nil {
-		h.failLocked(err)
-	}
-	h.promoteLocked()
-}
-
-// leaveLocked takes w out of the queue. It reports false if it was served.
-func (h *host) leaveLocked(w *waiter) bool {
-	i := slices.Index(h.waiters, w)
-	if i < 0 {
-		return false
-	}
-	h.waiters = slices.Delete(h.waiters, i, i+1)
-	h.waiting.Add(-1)
-	return true
-}
-
-// joinLocked finds room on a connection that others use.
-func (h *host) joinLocked(since int64) *conn {
-	now := h.client.now()
-	for i := len(h.shared) - 1; i >= 0; i-- {
-		cn := h.shared[i]
-		if cn.proven.Load() < since {
-			continue
-		}
-		if cn.join(now) {
-			return cn
-		}
-		h.settleLocked(cn, now)
-	}
-	return nil
-}
-
-// settleLocked reports whether the limit of a connection isn't known yet, and
-// sees to it that the waiting are looked after when it should be.
-func (h *host) settleLocked(cn *conn, now int64) bool {
-	at := cn.settled()
-	if now >= at {
-		return false
-	}
-	if h.settling == nil {
-		h.settling = time.AfterFunc(time.Duration(at-now), func() {
-			h.mu.Lock()
-			h.settling = nil
-			h.mu.Unlock()
-			h.dispatch()
-		})
-	}
-	return !cn.knows()
-}
-
-// dispatch gives the waiting what room there is.
-func (h *host) dispatch() {
-	if h.waiting.Load() == 0 {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.dispatchLocked()
-}
-
-func (h *host) dispatchLocked() {
-	for i := 0; i < len(h.waiters); {
-		since := h.waiters[i].since
-		if cn := h.joinLocked(since); cn != nil {
-			h.serveLocked(i, cn, nil)
-		} else if since == 0 {
-			break
-		} else {
-			i++ // only certain ones are good enough for this one
-		}
-	}
-	h.promoteLocked()
-}
-
-// serveLocked ends the wait of one in the queue.
-func (h *host) serveLocked(i int, cn *conn, err error) {
-	w := h.waiters[i]
-	h.waiters = slices.Delete(h.waiters, i, i+1)
-	h.waiting.Add(-1)
-	w.conn, w.err = cn, err
-	if w.cancel != nil {
-		w.cancel()
-	}
-	w.served <- struct{}{}
-}
-
-// failLocked ends all waits: what one was told when it asked the pool holds for
-// the others.
-func (h *host) failLocked(err error) {
-	for len(h.waiters) > 0 {
-		h.serveLocked(0, nil, err)
-	}
-}
-
-// promoteLocked has as many of the waiting ask the pool as connections are
-// needed for all of them. What a new host speaks is found out by one.
-func (h *host) promoteLocked() {
-	want := len(h.waiters)
-	switch protocol(h.speaks.Load()) {
-	case unknown:
-		want = min(want, 1)
-	case shared:
-		per := max(h.limit, 1)
-		want = (want + per - 1) / per
-		// Those whose limit isn't known yet will take as many.
-		for now, i := h.client.now(), 0; want > 0 && i < len(h.shared); i++ {
-			if h.settleLocked(h.shared[i], now) {
-				want--
-			}
-		}
-	}
-	for _, w := range h.waiters {
-		if h.acquiring >= want {
-			return
-		}
-		if !w.promoted {
-			w.promoted = true
-			h.acquiring++
-			w.turn <- struct{}{}
-		}
-	}
-}
-
-// own checks a connection out of the pool.
-func (h *host) own(ctx context.Context, since int64) (*conn, error) {
-	for {
-		c, err := h.pool.Acquire(ctx)
-		if err != nil {
-			return nil, err
-		}
-		cn := c.Value()
-		if !cn.prove(ctx, since) {
-			c.Release() // the guard has told the pool what to do with it
-			if ctx.Err() != nil {
-				return nil, unsent{context.Cause(ctx)}
-			}
-			continue
-		}
-		if cn.begin(c) {
-			h.leased(cn)
-			return cn, nil
-		}
-	}
-}
-
-// leased is called when a connection got its first user.
-func (h *host) leased(cn *conn) {
-	if !cn.shares {
-		h.speaks.Store(uint32(exclusive))
-		if h.waiting.Load() > 0 {
-			h.dispatch()
-		}
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.speaks.Store(uint32(shared))
-	h.shared = append(h.shared, cn)
-	setDefault(&h.limit, unknownLimit)
-	h.dispatchLocked()
-}
-
-func (h *host) unshare(cn *conn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if i := slices.Index(h.shared, cn); i >= 0 {
-		h.shared = slices.Delete(h.shared, i, i+1)
-	}
 }
 
 // forget is called when a connection is gone.
@@ -350,6 +77,7 @@ func (h *host) forget(cn *conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.conns, cn)
+	h.liveUntil = h.client.now()
 }
 
 // dialKey is the key of a context's dialing.
@@ -388,20 +116,28 @@ func (d *dialing) abandon() {
 }
 
 // open is the pool's.
-func (h *host) open(ctx context.Context) (*conn, error) {
+func (h *host) open(ctx context.Context) (cn *conn, err error) {
 	c := h.client
+	<-h.ready
 	if err := c.total.acquire(ctx, h); err != nil {
 		return nil, err
 	}
-	cn, err := h.dial(ctx)
-	if err != nil {
-		c.total.release()
-		return nil, err
+	defer func() {
+		if cn == nil { // also when code of the user's panics
+			c.total.release()
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.openErr = err; cn != nil {
+			h.conns[cn] = struct{}{}
+		}
+	}()
+	if c.total.slots != nil { // waiting was none of the opening's time
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.cfg.OpenTimeout)
+		defer cancel()
 	}
-	h.mu.Lock()
-	h.conns[cn] = struct{}{}
-	h.mu.Unlock()
-	return cn, nil
+	return h.dial(ctx)
 }
 
 func (h *host) dial(ctx context.Context) (*conn, error) {
@@ -428,11 +164,6 @@ func (h *host) dial(ctx context.Context) (*conn, error) {
 	}
 	cn.lastUsed.Store(cn.born)
 	cn.proven.Store(cn.born)
-	cc.SetStateHook(func(cc *http.ClientConn) {
-		if cc.Err() != nil && !cn.closing.Load() {
-			h.sweep()
-		}
-	})
 	if cn.shares {
 		cn.limit = unknownLimit
 	}
@@ -441,23 +172,30 @@ func (h *host) dial(ctx context.Context) (*conn, error) {
 
 // sweep takes idle connections out that net/http has found dead, and closed,
 // before the guard could: it doesn't see the end of a socket that is closed here.
-// It returns at once, since net/http calls from anywhere.
+// It also ends responses that nobody has closed though their context has ended.
 func (h *host) sweep() {
-	if h.sweeping.Swap(true) {
-		return
+	h.pool.ResetIf(func(cn *conn) bool { return cn.idle() && cn.cc.Err() != nil })
+	h.mu.Lock()
+	conns := slices.Collect(maps.Keys(h.conns))
+	h.mu.Unlock()
+	for _, cn := range conns {
+		for _, b := range cn.abandoned() {
+			b.finish(ended{err: context.Cause(b.req.Context()), spoiled: true})
+		}
 	}
-	go func() {
-		h.sweeping.Store(false)
-		h.pool.ResetIf(func(cn *conn) bool { return cn.idle() && cn.cc.Err() != nil })
-	}()
+	h.dispatch()
 }
 
 // newPool makes the host's pool.
-func (h *host) newPool() error {
+func (h *host) newPool() (err error) {
+	h.pool, err = pool.New(h.poolConfig())
+	return err
+}
+
+func (h *host) poolConfig() pool.Config[*conn] {
 	c := h.client
 	cfg := &c.cfg
-	var err error
-	h.pool, err = pool.New(pool.Config[*conn]{
+	return pool.Config[*conn]{
 		Open:                  h.open,
 		Close:                 (*conn).close,
 		NetConn:               func(cn *conn) net.Conn { return cn.raw },
@@ -467,7 +205,7 @@ func (h *host) newPool() error {
 		MaxConcurrentOpens:    cfg.MaxConcurrentOpensPerHost,
 		DetectWithin:          c.within,
 		FreshFor:              c.fresh,
-		OpenTimeout:           cfg.OpenTimeout,
+		OpenTimeout:           cfg.OpenTimeout + c.total.patience(),
 		MaxConnLifetime:       cfg.MaxConnLifetime,
 		MaxConnLifetimeJitter: cfg.MaxConnLifetimeJitter,
 		MaxConnIdleTime:       cfg.MaxConnIdleTime,
@@ -476,8 +214,7 @@ func (h *host) newPool() error {
 		Classify:              classify,
 		Guard:                 c.dialer.Guard(),
 		Trace:                 cfg.Trace.ofPool(h.name),
-	})
-	return err
+	}
 }
 
 var _ http.RoundTripper = (*Client)(nil)

@@ -16,6 +16,8 @@ type keeper struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 	on      bool // under the Client's lock
+
+	refreshed int64 // when addresses were last looked up
 }
 
 // start is called with the Client's lock held.
@@ -23,26 +25,25 @@ func (k *keeper) start(c *Client) {
 	if k.on {
 		return
 	}
-	every := c.keeperPeriod()
-	if every == 0 {
-		return
-	}
 	k.on = true
+	k.refreshed = c.now()
 	if k.ctx == nil {
 		k.ctx, k.cancel = context.WithCancel(context.Background())
 	}
 	k.running.Go(func() {
-		ticker := time.NewTicker(every)
-		defer ticker.Stop()
+		next := time.NewTimer(sweepEvery)
+		defer next.Stop()
 		for {
 			select {
-			case <-ticker.C:
+			case <-next.C:
 			case <-k.ctx.Done():
 				return
 			}
-			if !c.keep(k.ctx) {
+			every, ok := c.keep(k.ctx)
+			if !ok {
 				return
 			}
+			next.Reset(every)
 		}
 	})
 }
@@ -55,26 +56,33 @@ func (k *keeper) stop() {
 	k.running.Wait()
 }
 
-// keeperPeriod is how often there is something to do; zero: never.
-func (c *Client) keeperPeriod() time.Duration {
-	refresh, forget := c.cfg.RefreshPeriod, c.cfg.HostIdleTime
-	switch {
-	case refresh == 0:
-		return forget / 2
-	case forget == 0:
-		return refresh
-	}
-	return max(min(refresh, forget/2), time.Millisecond)
-}
+const (
+	// sweepEvery is how often the keeper looks at what is open while requests are
+	// under way.
+	sweepEvery = 250 * time.Millisecond
+	restEvery  = time.Second // and while none are
+)
 
-// keep does what is due, and reports whether there is still something to keep.
-func (c *Client) keep(ctx context.Context) bool {
+// keep does what is due, and returns when to come again, or false if there is
+// nothing left to keep.
+func (c *Client) keep(ctx context.Context) (again time.Duration, ok bool) {
 	for _, h := range c.takeUnused() {
 		end, cancel := context.WithTimeout(ctx, time.Second)
 		_ = h.close(end) // nobody uses it
 		cancel()
 	}
-	if c.cfg.RefreshPeriod > 0 {
+	again = restEvery
+	for _, h := range c.all() {
+		h.sweep()
+		if h.active.Load() > 0 {
+			again = sweepEvery
+		}
+	}
+	if d := c.cfg.HostIdleTime / 2; d > 0 {
+		again = max(min(again, d), time.Millisecond)
+	}
+	if every := int64(c.cfg.RefreshPeriod); every > 0 && c.now()-c.keeper.refreshed >= every {
+		c.keeper.refreshed = c.now()
 		c.refresh(ctx)
 	}
 	c.mu.Lock()
@@ -82,7 +90,7 @@ func (c *Client) keep(ctx context.Context) bool {
 	if len(c.hosts) == 0 {
 		c.keeper.on = false
 	}
-	return c.keeper.on
+	return again, c.keeper.on
 }
 
 // takeUnused takes the hosts out that no request has gone to for long.
@@ -105,12 +113,11 @@ func (c *Client) takeUnused() (unused []*host) {
 // addresses is what is known of a name.
 type addresses struct {
 	history [rotation][]netip.Addr // the latest answers, the last one first
-	changes int                    // in a row, of the last refreshes
 }
 
 const (
-	// rotates is after how many changes in a row a name is taken for one that
-	// gives other addresses each time.
+	// rotates is after how many changes within rotation a name is taken for one
+	// that gives now these addresses, now those.
 	rotates = 3
 	// rotation is in how many answers in a row an address of such a name must
 	// be missing.
@@ -211,16 +218,16 @@ func (h *host) compare(name string, answer []netip.Addr) func(netip.Addr) bool {
 		known = &addresses{}
 		h.names[name] = known
 	}
-	switch last := known.history[0]; {
-	case last == nil, slices.Equal(last, answer):
-		known.changes = 0
-	default:
-		known.changes++
-	}
 	copy(known.history[1:], known.history[:])
 	known.history[0] = answer
+	changes := 0
+	for i, a := range known.history[1:] {
+		if a != nil && !slices.Equal(a, known.history[i]) {
+			changes++
+		}
+	}
 	current := known.history[:1]
-	if known.changes >= rotates {
+	if changes >= rotates {
 		current = known.history[:]
 	}
 	current = slices.Clone(current)

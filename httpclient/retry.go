@@ -7,21 +7,21 @@ import (
 	"github.com/holdfast-go/holdfast/health"
 )
 
-// repeats reports whether a request is to be sent again after its nth attempt.
-func (c *Client) repeats(out *outgoing, a attempt, n int) bool {
-	if !a.sent || n >= c.cfg.MaxAttempts || out.req.Context().Err() != nil || !out.again() {
+// repeats reports whether a request is to be sent again after its nth attempt. A
+// proof is one that the server has not acted on that.
+func (h *host) repeats(out *outgoing, a attempt, proof bool, n int) bool {
+	if !a.sent || n >= h.client.cfg.MaxAttempts || out.req.Context().Err() != nil || !out.again() {
 		return false
 	}
-	proven := health.SafeToRetry(a.err)
-	if !proven && !(idempotent(out.req) && brokeOff(a.err)) {
+	if !proof && !(idempotent(out.req) && brokeOff(a.err)) {
 		return false
 	}
 	// A server that ends a connection it has served well has had no work with
 	// this request, and does that as often as it likes.
-	if proven && a.reused && health.Classify(a.err) == health.Conn {
+	if proof && a.reused && health.Classify(a.err) == health.Conn {
 		return true
 	}
-	return c.budget.withdraw()
+	return h.budget.withdraw()
 }
 
 // idempotent reports whether a request may be executed more than once.

@@ -98,7 +98,7 @@ func (c *Client) addHost(key hostKey, u *url.URL, proxy *url.URL) error {
 			port = "443"
 		}
 	}
-	h := &host{client: c, key: key, addr: net.JoinHostPort(u.Hostname(), port), proxy: proxy, conns: make(map[*conn]struct{})}
+	h := &host{client: c, key: key, addr: net.JoinHostPort(u.Hostname(), port), proxy: proxy, ready: make(chan struct{}), conns: make(map[*conn]struct{})}
 	h.name = Host{Scheme: key.scheme}
 	if key.addr != "" {
 		h.name.Addr = strings.ToLower(h.addr)
@@ -112,6 +112,7 @@ func (c *Client) addHost(key hostKey, u *url.URL, proxy *url.URL) error {
 		h.speaks.Store(uint32(exclusive))
 	}
 	h.lastUsed.Store(c.now())
+	h.budget.init(c.cfg.RetryBudget)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || c.hosts[key] != nil {
@@ -120,6 +121,7 @@ func (c *Client) addHost(key hostKey, u *url.URL, proxy *url.URL) error {
 	if err := h.newPool(); err != nil {
 		return fmt.Errorf("httpclient: %v: %w", h.name, err) // New has tried the same
 	}
+	close(h.ready)
 	c.hosts[key] = h
 	c.keeper.start(c)
 	return nil
@@ -156,11 +158,11 @@ func (cn *conn) heed(header http.Header) {
 		return
 	}
 	for part := range strings.SplitSeq(v[0], ",") {
-		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
-		if !strings.EqualFold(name, "timeout") {
+		name, value, _ := strings.Cut(part, "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "timeout") {
 			continue
 		}
-		s, err := strconv.Atoi(strings.Trim(value, `"`))
+		s, err := strconv.Atoi(strings.Trim(value, " \t\""))
 		if err != nil || s < 0 || s > 1<<20 {
 			return
 		}

@@ -42,7 +42,7 @@ func (c *Client) Stat() Stat {
 			Conns:    p,
 		}
 		h.mu.Lock()
-		hs.Waiting += len(h.waiters) - h.acquiring
+		hs.Waiting += h.waiters.Len() - h.acquiring
 		h.mu.Unlock()
 		hs.Waiting = max(hs.Waiting, 0)
 		s.Hosts = append(s.Hosts, hs)

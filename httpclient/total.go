@@ -3,6 +3,8 @@ package httpclient
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,7 +12,21 @@ import (
 type total struct {
 	client *Client
 	slots  chan struct{} // nil: no bound
+	wanted atomic.Int64  // 1 if a request waits for the next connection that comes free
+
+	mu sync.Mutex // of conn.evicted
 }
+
+const (
+	// roomEvery is how often who waits looks for an idle connection to close,
+	// and spareEvery how often those look who open spares whether a request is
+	// waiting by now.
+	roomEvery  = 20 * time.Millisecond
+	spareEvery = 250 * time.Millisecond
+
+	// slotPatience is for how long opening may wait for a slot.
+	slotPatience = time.Hour
+)
 
 func (t *total) init(limit int, c *Client) {
 	t.client = c
@@ -19,21 +35,37 @@ func (t *total) init(limit int, c *Client) {
 	}
 }
 
-// acquire takes a slot for a connection to h. If there is none, an idle connection
-// of the host that was used the longest ago is closed.
+// patience is what waiting for a slot may take.
+func (t *total) patience() time.Duration {
+	if t.slots == nil {
+		return 0
+	}
+	return slotPatience
+}
+
+// acquire takes a slot for a connection to h. If there is none, and a request
+// waits for it, an idle connection of another host is closed, or the next one that
+// comes free.
 func (t *total) acquire(ctx context.Context, h *host) error {
 	if t.slots == nil {
 		return nil
 	}
-	select {
-	case t.slots <- struct{}{}:
-		return nil
-	default:
-	}
-	again := time.NewTicker(roomEvery)
+	again := time.NewTimer(0)
 	defer again.Stop()
 	for {
-		t.makeRoom(h)
+		select {
+		case t.slots <- struct{}{}:
+			return nil
+		default:
+		}
+		every := spareEvery
+		if h.pool.Stat().Waiting > 0 {
+			every = roomEvery
+			if !t.makeRoom(h) {
+				t.wanted.Store(1) // one after the other
+			}
+		}
+		again.Reset(every)
 		select {
 		case t.slots <- struct{}{}:
 			return nil
@@ -44,17 +76,23 @@ func (t *total) acquire(ctx context.Context, h *host) error {
 	}
 }
 
-// roomEvery is how often who waits looks for an idle connection to close.
-const roomEvery = 20 * time.Millisecond
-
 func (t *total) release() {
 	if t.slots != nil {
 		<-t.slots
 	}
 }
 
-// makeRoom has one idle connection closed.
-func (t *total) makeRoom(h *host) {
+// yields reports whether a connection that has come free is to be closed for
+// others' sake.
+func (t *total) yields() bool {
+	return t.slots != nil && t.wanted.Load() > 0 && t.wanted.Swap(0) > 0
+}
+
+// makeRoom has one idle connection closed, the one that was used the longest ago,
+// and reports whether there was one.
+func (t *total) makeRoom(h *host) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var oldest *conn
 	for _, other := range t.client.all() {
 		if other == h {
@@ -62,13 +100,15 @@ func (t *total) makeRoom(h *host) {
 		}
 		other.mu.Lock()
 		for cn := range other.conns {
-			if (oldest == nil || cn.lastUsed.Load() < oldest.lastUsed.Load()) && cn.idle() {
+			if !cn.evicted && (oldest == nil || cn.lastUsed.Load() < oldest.lastUsed.Load()) && cn.idle() {
 				oldest = cn
 			}
 		}
 		other.mu.Unlock()
 	}
-	if oldest != nil {
-		oldest.host.pool.ResetIf(func(cn *conn) bool { return cn == oldest })
+	if oldest == nil {
+		return false
 	}
+	oldest.evicted = true
+	return oldest.host.pool.ResetIf(func(cn *conn) bool { return cn == oldest }) > 0
 }

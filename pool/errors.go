@@ -23,12 +23,21 @@ var ErrSuspect = errors.New("pool: the peer of the connection does not answer")
 // Config.MaxWaiters callers are waiting already.
 var ErrTooManyWaiters = errors.New("too many callers are waiting")
 
+// ErrOpenFails and ErrOpenPermanent are returned, inside an [AcquireError], when a
+// wait ended early because opening fails while no connection is left: for a caller
+// without a deadline after Config.DetectWithin, or for all with Config.FailFast;
+// and in a way that no repetition can mend.
+var (
+	ErrOpenFails     = errors.New("opening fails and no connection is left")
+	ErrOpenPermanent = errors.New("opening fails in a way that no repetition can mend")
+)
+
 // AcquireError says why a caller got no connection, and in which state the
 // pool was. It unwraps to both Err and OpenErr, so that
 // errors.Is(err, context.DeadlineExceeded) and, say,
 // errors.Is(err, syscall.ECONNREFUSED) can hold at the same time.
 type AcquireError struct {
-	Err     error         // the context's error and cause, ErrTooManyWaiters, or that opening fails
+	Err     error         // the context's error and cause, ErrTooManyWaiters, ErrOpenFails or ErrOpenPermanent
 	OpenErr error         // the last failure to open, if none succeeded since
 	Waited  time.Duration // how long the caller waited
 	Stat    Stat          // the pool at that moment, this caller no longer counted
@@ -122,7 +131,4 @@ var (
 	errGoexit       = errors.New("pool: the function ended its goroutine (runtime.Goexit)")
 	errNoConn       = errors.New("pool: Open returned no connection and no error")
 	errBornDead     = errors.New("pool: the connection was dead before its first use")
-	errOpenFails    = errors.New("opening fails and no connection is left")
-
-	errOpenPermanent = errors.New("opening fails in a way that no repetition can mend")
 )

@@ -134,10 +134,10 @@ func (p *Pool[T]) failedLocked(err error, now int64, k *wake[T]) {
 	switch {
 	// Permanent lets itself be talked out of it by an error of the closing.
 	case len(p.all) == 0 && (health.Permanent(err) || errors.Is(err, health.ErrGuardClosed)):
-		p.failWaitersLocked(errOpenPermanent, math.MaxInt64, k)
+		p.failWaitersLocked(ErrOpenPermanent, math.MaxInt64, k)
 		return
 	case p.cfg.FailFast && p.usableLocked() == 0:
-		p.failWaitersLocked(errOpenFails, math.MaxInt64, k)
+		p.failWaitersLocked(ErrOpenFails, math.MaxInt64, k)
 		return
 	}
 	p.failStrandedLocked(now, k)
@@ -150,7 +150,7 @@ func (p *Pool[T]) failStrandedLocked(now int64, k *wake[T]) {
 	if p.usableLocked() > 0 || p.noneAt > horizon {
 		return
 	}
-	p.failWaitersLocked(errOpenFails, horizon, k)
+	p.failWaitersLocked(ErrOpenFails, horizon, k)
 }
 
 // failWaitersLocked fails those who came before horizon; unless that is the
