@@ -188,6 +188,12 @@ func TestARequestIsCanceledWhileItsResponseIsRead(t *testing.T) {
 	})
 }
 
+// setLegacyCancel does what an http.Client does for its Timeout.
+func setLegacyCancel(req *http.Request, cancel <-chan struct{}) {
+	//lint:ignore SA1019 deprecated, and what http.Client uses for its Timeout
+	req.Cancel = cancel //nolint:staticcheck // see above
+}
+
 func TestTheLegacyChannelCancels(t *testing.T) {
 	onBoth(t, func(t *testing.T, h2 bool) {
 		came := make(chan bool)
@@ -199,7 +205,7 @@ func TestTheLegacyChannelCancels(t *testing.T) {
 		cancel := make(chan struct{})
 		req, err := http.NewRequest("GET", s.URL, nil)
 		require.NoError(t, err)
-		req.Cancel = cancel //nolint:staticcheck // deprecated, and what http.Client uses for its Timeout
+		setLegacyCancel(req, cancel)
 		go func() {
 			<-came
 			close(cancel)
@@ -215,7 +221,7 @@ func TestNobodyWaitsForTheLegacyChannelOfARequestThatFailed(t *testing.T) {
 		c := clientOf(t, s)
 		req, err := http.NewRequest("POST", s.URL, nil)
 		require.NoError(t, err)
-		req.Cancel = make(chan struct{}) //nolint:staticcheck // deprecated, and what http.Client uses for its Timeout
+		setLegacyCancel(req, make(chan struct{}))
 		_, err = c.RoundTrip(req)
 		assert.Error(t, err)
 		// A goroutine that was left is found by TestMain.

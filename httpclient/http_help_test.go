@@ -3,7 +3,6 @@ package httpclient
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"log"
 	"net"
@@ -204,16 +203,6 @@ func (b *countedBody) closedOnce(t testing.TB) {
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
-
-// inTime runs f, and fails if that takes too long.
-func inTime(t testing.TB, limit time.Duration, what string, f func()) {
-	t.Helper()
-	begun := time.Now()
-	f()
-	if took := time.Since(begun); took > limit {
-		assert.Fail(t, fmt.Sprintf("%s took %v, more than %v", what, took, limit))
-	}
-}
 
 // quiet is for servers whose clients misbehave on purpose.
 var quiet = log.New(io.Discard, "", 0)
