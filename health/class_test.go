@@ -123,7 +123,7 @@ func TestErrorsAreClassified(t *testing.T) {
 		{"bad certificate in an HTTP client", &url.Error{Op: "Get", Err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}}, Conn, false, true},
 		{"host name", x509.HostnameError{Certificate: &x509.Certificate{}}, Conn, false, true},
 		{"record header", tls.RecordHeaderError{Msg: "first"}, Conn, false, false},
-		{"record header of the first", tls.RecordHeaderError{Msg: "first", Conn: &net.TCPConn{}}, Conn, true, false},
+		{"record header of the first", tls.RecordHeaderError{Msg: "first", Conn: &net.TCPConn{}}, Conn, true, true},
 		{"alert by QUIC", tls.AlertError(40), Conn, false, false},
 		{"alert: internal error", &net.OpError{Op: "remote error", Err: tls.AlertError(80)}, Conn, false, false},
 		{"alert: unknown CA", &net.OpError{Op: "remote error", Err: tls.AlertError(48)}, Conn, false, true},

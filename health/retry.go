@@ -82,9 +82,10 @@ func (s *search) unsent(err error) bool {
 
 // Permanent reports whether err, from opening a connection, will come again
 // however often the opening is repeated, until somebody changes something: the
-// certificate didn't verify, the peer refused ours or has no TLS version or
-// protocol in common, the address is malformed or has no port, the network or
-// the port's name is unknown, the Guard that is to watch it is closed.
+// certificate didn't verify, the peer refused ours, has no TLS version or
+// protocol in common, or doesn't speak TLS, the address is malformed or has no
+// port, the network or the port's name is unknown, the Guard that is to watch it
+// is closed.
 //
 // A name that wasn't found is not permanent, nor is anything that Classify
 // knows by another class. Where several attempts were made and joined, one that
@@ -115,6 +116,8 @@ func (s *search) lasting(err error, dialing bool) (forever, passing bool) {
 		return isMalformed(e), false
 	case net.UnknownNetworkError, net.InvalidAddrError, *net.ParseError, *tls.ECHRejectionError:
 		return true, false
+	case tls.RecordHeaderError:
+		return e.Conn != nil, e.Conn == nil // the first record, or a later one
 	}
 	if err == ErrGuardClosed { // nor will it open again
 		return true, false

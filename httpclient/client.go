@@ -299,7 +299,7 @@ func (cn *conn) gotConn(reused bool) httptrace.GotConnInfo {
 func (c *Client) CloseIdleConnections() {
 	c.plain.CloseIdleConnections()
 	for _, h := range c.all() {
-		h.pool.ResetIf((*conn).idle)
+		h.pool.RetireIf(pool.ReasonIdle, (*conn).idle)
 	}
 }
 

@@ -174,7 +174,7 @@ func (h *host) dial(ctx context.Context) (*conn, error) {
 // before the guard could: it doesn't see the end of a socket that is closed here.
 // It also ends responses that nobody has closed though their context has ended.
 func (h *host) sweep() {
-	h.pool.ResetIf(func(cn *conn) bool { return cn.idle() && cn.cc.Err() != nil })
+	h.pool.RetireIf(pool.ReasonDead, func(cn *conn) bool { return cn.idle() && cn.cc.Err() != nil })
 	h.mu.Lock()
 	conns := slices.Collect(maps.Keys(h.conns))
 	h.mu.Unlock()

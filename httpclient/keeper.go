@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/holdfast-go/holdfast/pool"
 )
 
 // keeper is the goroutine that forgets hosts and refreshes addresses. It runs
@@ -188,7 +190,7 @@ func (h *host) refresh(ctx context.Context, name string) {
 	}
 	gone := h.compare(name, answer)
 	// A younger connection comes from a younger answer, perhaps.
-	n := h.pool.ResetIf(func(cn *conn) bool { return cn.born < begun && cn.name() == name && gone(cn.remote()) })
+	n := h.pool.RetireIf(pool.ReasonReset, func(cn *conn) bool { return cn.born < begun && cn.name() == name && gone(cn.remote()) })
 	if t := h.client.cfg.Trace; n > 0 && t.Moved != nil {
 		t.Moved(Moved{Host: h.name, Name: name, Conns: n})
 	}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/holdfast-go/holdfast/pool"
 )
 
 // total bounds the connections of all hosts together.
@@ -110,5 +112,5 @@ func (t *total) makeRoom(h *host) bool {
 		return false
 	}
 	oldest.evicted = true
-	return oldest.host.pool.ResetIf(func(cn *conn) bool { return cn == oldest }) > 0
+	return oldest.host.pool.RetireIf(pool.ReasonIdle, func(cn *conn) bool { return cn == oldest }) > 0
 }

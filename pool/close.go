@@ -235,11 +235,15 @@ func (p *Pool[T]) reset(epoch uint64, cause error) {
 	}
 }
 
-// ResetIf declares the connections outdated for which outdated returns true, as
+// RetireIf declares the connections outdated for which outdated returns true, as
 // Reset does with all, but for those still being opened: new addresses of a name
-// may be a reason, or old credentials. It returns how many they were. outdated is
-// called without a lock, and may be called for connections that are in use.
-func (p *Pool[T]) ResetIf(outdated func(T) bool) int {
+// may be a reason, or old credentials. The reason is what Stat and Trace are told,
+// as in [Conn.Retire]. It returns how many they were. outdated is called without a
+// lock, and may be called for connections that are in use.
+func (p *Pool[T]) RetireIf(why Reason, outdated func(T) bool) int {
+	if why >= reasonCount {
+		why = ReasonLifetime
+	}
 	p.mu.Lock()
 	all := slices.Clone(p.all)
 	p.mu.Unlock()
@@ -252,10 +256,10 @@ func (p *Pool[T]) ResetIf(outdated func(T) bool) int {
 			continue
 		}
 		n++
-		e.outdateLocked(ReasonReset)
+		e.outdateLocked(why)
 		if e.state == idle || e.state == suspect {
 			p.unlistLocked(e)
-			p.retireLocked(e, ReasonReset, nil)
+			p.retireLocked(e, why, nil)
 			out = append(out, e)
 		}
 	}

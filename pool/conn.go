@@ -106,6 +106,9 @@ func (c Conn[T]) Retire(why Reason) {
 	p.mu.Lock()
 	if e.gen == c.gen && e.state == inUse {
 		e.outdateLocked(why)
+		if e.unproven {
+			p.provenLocked(e)
+		}
 	}
 	p.mu.Unlock()
 	c.Release()

@@ -24,7 +24,7 @@ const (
 const (
 	flagDead     uint32 = 1 << iota // never cleared
 	flagSuspect                     // the peer left a question unanswered
-	flagOutdated                    // its holder has retired it, or ResetIf; never cleared
+	flagOutdated                    // its holder has retired it, or RetireIf; never cleared
 )
 
 // entry is one connection, from the end of its dial to the end of its close.

@@ -46,7 +46,7 @@ func TestRetiringTheLastOneServesTheNextInTheQueueWithANewOne(t *testing.T) {
 	})
 }
 
-func TestResetIfReplacesWhatItIsToldTo(t *testing.T) {
+func TestRetireIfReplacesWhatItIsToldTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, &factory{}, func(c *pool.Config[*conn]) { c.MinIdleConns = 1 })
 		a, b, c, d := acquire(t, p), acquire(t, p), acquire(t, p), acquire(t, p)
@@ -54,7 +54,7 @@ func TestResetIfReplacesWhatItIsToldTo(t *testing.T) {
 		for _, c := range []pool.Conn[*conn]{c, d} {
 			c.Release()
 		}
-		require.Equal(t, 2, p.ResetIf(odd))
+		require.Equal(t, 2, p.RetireIf(pool.ReasonReset, odd))
 		synctest.Wait()
 		require.Equal(t, int64(1), p.Stat().Closed(pool.ReasonReset), "the idle one at once")
 		outdated, current := a, b
@@ -63,7 +63,7 @@ func TestResetIfReplacesWhatItIsToldTo(t *testing.T) {
 		}
 		require.ErrorIs(t, outdated.Err(), pool.ErrOutdated)
 		require.NoError(t, current.Err())
-		require.Zero(t, p.ResetIf(odd), "they are known")
+		require.Zero(t, p.RetireIf(pool.ReasonReset, odd), "they are known")
 		outdated.Release()
 		current.Release()
 		synctest.Wait()
