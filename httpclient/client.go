@@ -197,7 +197,7 @@ func (h *host) try(out *outgoing, since int64) (*http.Response, attempt) {
 		return nil, attempt{err: err}
 	}
 	var cancel context.CancelCauseFunc
-	if !cn.shares && (ctx.Done() != nil || legacyCancel(req) != nil) {
+	if _, ends := ctx.Deadline(); !ends && !cn.shares && (ctx.Done() != nil || legacyCancel(req) != nil) {
 		// After an error ClientConn leaves its own context hanging on this one.
 		ctx, cancel = context.WithCancelCause(ctx)
 		req = req.WithContext(ctx)
