@@ -73,8 +73,9 @@ const (
 // Servers don't like pings: one of gRPC answers the third within 5 minutes and
 // without a request with GOAWAY, "too_many_pings"; Google's front ends count
 // those that net/http sends with each canceled request, too
-// (golang.org/issue/76296); nginx minds only when a megabyte of frames without
-// payload has come. Against such, set HTTP2.SendPingTimeout to a longer time.
+// (golang.org/issue/76296); nginx minds thousands only: ten times its
+// keepalive_requests on an idle connection. Against such, set
+// HTTP2.SendPingTimeout to a longer time.
 //
 // Where a request must not fail because its connection has, use [New]: it
 // checks connections before it uses them, and repeats what may be repeated.
