@@ -65,6 +65,7 @@ type host struct {
 	shared    []*conn            // those of them that had room when last looked at
 	waiters   list.List          // of *waiter, first come first
 	acquiring int                // requests that ask the pool
+	first     int                // of them, those that never were in the queue
 	limit     int                // of streams on a connection, as far as known
 	openErr   error              // why the last opening failed, if it did
 	liveUntil int64              // when the last connection was lost

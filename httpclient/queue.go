@@ -47,10 +47,12 @@ func (h *host) acquire(ctx context.Context, since int64) (*conn, error) {
 	}
 	if h.leases+h.waiters.Len()+h.acquiring == 0 { // nobody could make room
 		h.acquiring++
+		h.first++
 		h.mu.Unlock()
 		cn, err := h.own(ctx, since)
 		h.mu.Lock()
 		defer h.mu.Unlock()
+		h.first--
 		h.acquiredLocked(err)
 		return cn, err
 	}

@@ -38,13 +38,13 @@ func (c *Client) Stat() Stat {
 			HTTP2:    protocol(h.speaks.Load()) == shared,
 			Requests: h.requests.Load(),
 			InFlight: int(h.active.Load()),
-			Waiting:  p.Waiting,
 			Conns:    p,
 		}
 		h.mu.Lock()
-		hs.Waiting += h.waiters.Len() - h.acquiring
+		if hs.Waiting = h.waiters.Len() + h.first; protocol(h.speaks.Load()) == exclusive {
+			hs.Waiting = p.Waiting + max(h.waiters.Len()-h.acquiring, 0)
+		}
 		h.mu.Unlock()
-		hs.Waiting = max(hs.Waiting, 0)
 		s.Hosts = append(s.Hosts, hs)
 	}
 	slices.SortFunc(s.Hosts, func(a, b HostStat) int { return cmp.Compare(a.Host.String(), b.Host.String()) })
