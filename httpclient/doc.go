@@ -52,6 +52,7 @@
 // of these. GetConn and GotConn are, with the connection below TLS in the latter.
 //
 // Requests that ask for a WebSocket, have a scheme other than http and https, or
-// a host name that isn't ASCII go to a Transport as NewTransport makes it. So
-// that CloseIdleConnections, Close and the limits apply to these apart.
+// a host name that isn't ASCII go to a Transport as NewTransport makes it: a
+// Client's limits, Stat and Trace don't cover these. For Unix sockets set
+// DialContext of what NewTransport returns; a Client has no way to dial them.
 package httpclient
