@@ -119,7 +119,8 @@ func (c *Client) Guard() *health.Guard { return c.dialer.Guard() }
 // RoundTrip sends a request and returns the response to it, as
 // http.RoundTripper says. As with an http.Transport, the connection is free for
 // others when the response's body was read to its end, or closed, or when the
-// request's context has ended. Errors are of type *[Error], but those about the request itself.
+// request's context has ended. Errors are of type *[Error], but those about the
+// request itself.
 func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil || req.Header == nil || direct(req) {
 		return c.plain.RoundTrip(req)
