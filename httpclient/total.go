@@ -111,6 +111,7 @@ func (t *total) makeRoom(h *host) bool {
 	if oldest == nil {
 		return false
 	}
-	oldest.evicted = true
-	return oldest.host.pool.RetireIf(pool.ReasonIdle, func(cn *conn) bool { return cn == oldest }) > 0
+	// The pool may not have it yet.
+	oldest.evicted = oldest.host.pool.RetireIf(pool.ReasonIdle, func(cn *conn) bool { return cn == oldest }) > 0
+	return oldest.evicted
 }
