@@ -177,10 +177,12 @@ func TestAPanicOfUserCodeWhileOpeningLosesNoSlot(t *testing.T) {
 			return
 		}
 		_, _ = io.WriteString(down, "HTTP/1.1 200 OK\r\n\r\n")
-		copied := after(func() error { _, err := io.Copy(up, down); return err })
+		copied := after(func() error {
+			_, _ = io.Copy(up, down)
+			return up.Close()
+		})
 		_, _ = io.Copy(down, up)
 		down.Close()
-		up.Close()
 		<-copied
 	})
 	var asked atomic.Int32
