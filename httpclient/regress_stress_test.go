@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var stressTime = flag.Duration("holdfast.stress", 1500*time.Millisecond, "how long each variant of TestUnderStressAnswersBelongToTheirRequestsAndNothingIsLeft runs")
+var stressTime = flag.Duration("holdfast.stress", time.Second, "how long each variant of TestUnderStressAnswersBelongToTheirRequestsAndNothingIsLeft runs")
 
 // unruly is a server's handler that does at random what servers do. Requests carry
 // numbers.
@@ -224,7 +224,7 @@ func TestCloseWhileRequestsRunLeavesNothing(t *testing.T) {
 		s := unstarted(h2, newHolding(t).ServeHTTP)
 		s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 3}
 		start(t, s, h2)
-		for range 20 {
+		for range 8 {
 			c, err := New(Config{
 				Transport: trustOf(s), MaxConnsPerHost: 3, MaxConns: 3, MinIdleConnsPerHost: 1, HostIdleTime: 3 * time.Millisecond,
 			})
