@@ -356,6 +356,7 @@ func (cn *conn) hijack() {
 func (cn *conn) close() error {
 	defer cn.host.client.total.release()
 	defer cn.host.forget(cn)
+	defer cn.raw.Close() // net/http may be at it itself, and not done
 	return cn.cc.Close()
 }
 
