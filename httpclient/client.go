@@ -136,7 +136,7 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	h.budget.deposit()
 	out := outgoing{req: req, current: req.Body}
-	since, proven := int64(0), true
+	since, proven, free := int64(0), true, 0
 	for n := 1; ; n++ {
 		resp, a := h.try(&out, since)
 		if a.err == nil {
@@ -144,7 +144,7 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		proof := !a.sent || health.SafeToRetry(a.err)
 		proven = proven && proof
-		if !h.repeats(&out, a, proof, n) {
+		if !h.repeats(&out, a, proof, n, &free) {
 			out.close()
 			h.leave(c.now())
 			letTimeOut(req, a.err)

@@ -109,7 +109,9 @@ type Config struct {
 	//     X-Idempotency-Key header, after any other failure of the connection.
 	//
 	// And only if it has no body, or one that can be had again (GetBody), or
-	// whose reading hasn't begun. Zero: 3. One: never. Negative is an error.
+	// whose reading hasn't begun. Attempts that a server proves not to have acted
+	// on, when it ends a connection that it has served before, are not counted, up
+	// to 20 of them. Zero: 3. One: never. Negative is an error.
 	MaxAttempts int
 
 	// RetryBudget bounds repetitions to a part of a host's requests: a server that

@@ -7,10 +7,16 @@ import (
 	"github.com/holdfast-go/holdfast/health"
 )
 
+// maxFree is how often a request may meet the orderly end of a connection, beyond
+// MaxAttempts: a busy HTTP/2 connection that the server ends after so many requests
+// leaves out all that were on their way, and the next one may do so, too.
+const maxFree = 20
+
 // repeats reports whether a request is to be sent again after its nth attempt. A
-// proof is one that the server has not acted on that.
-func (h *host) repeats(out *outgoing, a attempt, proof bool, n int) bool {
-	if !a.sent || n >= h.client.cfg.MaxAttempts || out.req.Context().Err() != nil || !out.again() {
+// proof is one that the server has not acted on that. free counts those attempts
+// that are held against nobody.
+func (h *host) repeats(out *outgoing, a attempt, proof bool, n int, free *int) bool {
+	if !a.sent || h.client.cfg.MaxAttempts == 1 || out.req.Context().Err() != nil || !out.again() {
 		return false
 	}
 	if !proof && !(idempotent(out.req) && brokeOff(a.err)) {
@@ -18,10 +24,11 @@ func (h *host) repeats(out *outgoing, a attempt, proof bool, n int) bool {
 	}
 	// A server that ends a connection it has served well has had no work with
 	// this request, and does that as often as it likes.
-	if proof && a.reused && health.Classify(a.err) == health.Conn {
+	if proof && a.reused && *free < maxFree && health.Classify(a.err) == health.Conn {
+		*free++
 		return true
 	}
-	return h.budget.withdraw()
+	return n-*free < h.client.cfg.MaxAttempts && h.budget.withdraw()
 }
 
 // idempotent reports whether a request may be executed more than once.
