@@ -152,6 +152,9 @@ func TestNoGETFailsAndNoPOSTIsRepeatedWhileNginxIsStoppedAndStarted(t *testing.T
 				cancel()
 				l.working.Wait()
 				failed, posts := l.posts.failed()
+				if sig == syscall.SIGTERM {
+					l.gets.dropCut()
+				}
 				t.Logf("%d GETs, %d POSTs, %d of these failed, %d requests repeated",
 					l.gets.requireNoneFailed(t, "GETs"), posts, len(failed), c.Stat().Retries)
 				b.requireOnceEach(t, &l.posts)

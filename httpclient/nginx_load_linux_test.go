@@ -57,6 +57,18 @@ func (c *tally) failed() (errs []error, all int) {
 	return errs, len(c.ended)
 }
 
+// dropCut forgets those whose response was cut after it had begun: nobody can
+// repeat them, and a server that is stopped at once does that.
+func (c *tally) dropCut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for uri, err := range c.ended {
+		if _, cut := errors.AsType[cutShort](err); cut {
+			delete(c.ended, uri)
+		}
+	}
+}
+
 func (c *tally) requireNoneFailed(t *testing.T, what string) int {
 	t.Helper()
 	errs, all := c.failed()
@@ -79,7 +91,7 @@ func (n *nginx) ask(c *Client, protocol, method, uri, body string) error {
 	defer resp.Body.Close()
 	got, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return fmt.Errorf("reading the response: %w", err)
+		return cutShort{fmt.Errorf("reading the response: %w", err)}
 	}
 	if resp.StatusCode != http.StatusOK || string(got) != "done" || !strings.HasPrefix(protocol, strings.TrimSuffix(resp.Proto, ".0")) {
 		return fmt.Errorf("%s %s %q", resp.Proto, resp.Status, got)
