@@ -152,6 +152,8 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		if since = c.now(); proof && a.shares { // nothing was wrong with the path
 			since = 0
+		} else if n-free == c.cfg.MaxAttempts-1 { // the last one is to be on a connection of its own age
+			h.pool.RetireIf(pool.ReasonReset, func(cn *conn) bool { return cn.born < since && cn.idle() })
 		}
 		c.retries.Add(1)
 		if t := c.cfg.Trace; t.Retry != nil {

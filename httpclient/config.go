@@ -99,7 +99,7 @@ type Config struct {
 	// MaxAttempts is how often a request may be sent, the first time included.
 	// One that failed with its connection, before there was a response, is
 	// repeated on a connection that was opened since, or whose peer's kernel was
-	// asked since:
+	// asked since, and the last time on none that was idle at the failure before:
 	//
 	//   - any request, if it is proven that the server has not acted on it:
 	//     nothing was written, the stream was refused, or is above the last one
