@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 )
 
 // pace says how long the parts of the show take.
@@ -67,7 +69,7 @@ func script(s *stage) []fault {
 	return []fault{
 		{
 			name: "server restarts", play: restart, keeps: restartKeeps,
-			what: fmt.Sprintf("The server ends while the workers go on, and is back after %s.", short(s.away)),
+			what: fmt.Sprintf("The server ends while the workers go on, and is back after %s.", backstage.Short(s.away)),
 		},
 		{
 			name: "idle ones closed", play: closeIdle, keeps: severedKeeps,
@@ -79,7 +81,7 @@ func script(s *stage) []fault {
 		},
 		{
 			name: "flows forgotten, idle", lab: true, play: forgetIdle, keeps: forgottenIdleKeeps,
-			what: fmt.Sprintf("The workers pause, and the router forgets all flows, like a restarted firewall or NAT gateway: packets of existing connections vanish for ever, new connections work. After %s all workers go on.", short(s.fresh())),
+			what: fmt.Sprintf("The workers pause, and the router forgets all flows, like a restarted firewall or NAT gateway: packets of existing connections vanish for ever, new connections work. After %s all workers go on.", backstage.Short(s.fresh())),
 		},
 		{
 			name: "flows forgotten, busy", lab: true, play: forgetBusy, keeps: forgottenKeeps, first: transportKeeps,
@@ -87,7 +89,7 @@ func script(s *stage) []fault {
 		},
 		{
 			name: "packets dropped", lab: true, play: drop, keeps: droppedKeeps,
-			what: fmt.Sprintf("For %s the router drops every packet while the work goes on.", short(s.dropped)),
+			what: fmt.Sprintf("For %s the router drops every packet while the work goes on.", backstage.Short(s.dropped)),
 		},
 	}
 }
@@ -98,21 +100,21 @@ func (s *stage) fresh() time.Duration { return s.detect/2 + 500*time.Millisecond
 
 func restart(ctx context.Context, s *stage) error {
 	s.strike(func(side *side) { side.srv.stop() })
-	sleep(ctx, s.away)
+	backstage.Sleep(ctx, s.away)
 	for _, side := range s.sides {
 		if err := side.srv.start(); err != nil {
 			return fmt.Errorf("restarting the server: %w", err)
 		}
 		side.back()
 	}
-	sleep(ctx, 2*s.settle)
+	backstage.Sleep(ctx, 2*s.settle)
 	return nil
 }
 
 func closeIdle(ctx context.Context, s *stage) error {
 	for i := range s.rounds {
 		s.pause(ctx)
-		sleep(ctx, 5*s.think)
+		backstage.Sleep(ctx, 5*s.think)
 		if i == 0 {
 			s.strike(func(*side) {})
 		}
@@ -122,24 +124,24 @@ func closeIdle(ctx context.Context, s *stage) error {
 		}
 		s.allow(true)
 		closing.Wait()
-		sleep(ctx, 4*s.think)
+		backstage.Sleep(ctx, 4*s.think)
 	}
 	return nil
 }
 
 func reset(ctx context.Context, s *stage) error {
 	s.strike(func(side *side) { side.srv.reset() })
-	sleep(ctx, 2*s.settle)
+	backstage.Sleep(ctx, 2*s.settle)
 	return nil
 }
 
 func forgetIdle(ctx context.Context, s *stage) error {
 	s.pause(ctx)
 	s.site.lab.ForgetNAT()
-	sleep(ctx, s.fresh())
+	backstage.Sleep(ctx, s.fresh())
 	s.strike(func(*side) {})
 	s.allow(true)
-	sleep(ctx, s.watched)
+	backstage.Sleep(ctx, s.watched)
 	return nil
 }
 
@@ -147,7 +149,7 @@ func forgetBusy(ctx context.Context, s *stage) error {
 	s.each((*side).strike)
 	s.site.lab.ForgetNAT()
 	s.each((*side).struck)
-	sleep(ctx, s.watched)
+	backstage.Sleep(ctx, s.watched)
 	return nil
 }
 
@@ -155,10 +157,10 @@ func drop(ctx context.Context, s *stage) error {
 	s.each((*side).strike)
 	s.site.lab.Drop()
 	s.each((*side).struck)
-	sleep(ctx, s.dropped)
+	backstage.Sleep(ctx, s.dropped)
 	s.each((*side).back)
 	s.site.lab.Heal()
-	sleep(ctx, s.watched)
+	backstage.Sleep(ctx, s.watched)
 	return nil
 }
 
@@ -192,7 +194,7 @@ func (s *stage) run(ctx context.Context, f fault) (rows []row, err error) {
 	}
 	s.allow(true)
 	s.start(ctx)
-	sleep(ctx, s.settle)
+	backstage.Sleep(ctx, s.settle)
 	if err := f.play(ctx, s); err != nil {
 		return nil, err
 	}
@@ -214,7 +216,7 @@ func (s *stage) start(ctx context.Context) {
 			s.working.Go(func() {
 				for s.wait(ctx) {
 					side.send(ctx, s.deadline)
-					sleep(ctx, s.think/2+rand.N(s.think))
+					backstage.Sleep(ctx, s.think/2+rand.N(s.think))
 				}
 			})
 		}
@@ -241,7 +243,7 @@ func (s *stage) pause(ctx context.Context) {
 		if !busy {
 			return
 		}
-		sleep(ctx, time.Millisecond)
+		backstage.Sleep(ctx, time.Millisecond)
 	}
 }
 
@@ -259,15 +261,5 @@ func (s *stage) wait(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		}
-	}
-}
-
-// sleep sleeps for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 )
 
 // server is what the workers' requests go to. It answers with the request's path,
@@ -69,7 +71,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		s.mu.Unlock()
 	}
 	_, _ = io.Copy(io.Discard, r.Body)
-	sleep(r.Context(), s.takes)
+	backstage.Sleep(r.Context(), s.takes)
 	_, _ = io.WriteString(w, r.URL.Path)
 }
 

@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
+
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 )
 
 // result is what one fault did.
@@ -48,7 +49,7 @@ func show(interrupt context.Context, o options, out io.Writer) (code int, err er
 func (s *stage) play(ctx context.Context, out io.Writer) (results []result, err error) {
 	faults := script(s)
 	for i, f := range faults {
-		fmt.Fprintf(out, "\n%d of %d: %s\n%s\n", i+1, len(faults), f.name, wrap(f.what, "  ", 96))
+		fmt.Fprintf(out, "\n%d of %d: %s\n%s\n", i+1, len(faults), f.name, backstage.Wrap(f.what, "  ", 96))
 		if f.lab && s.site.lab == nil {
 			fmt.Fprintf(out, "  skipped: %s\n", s.site.noLab)
 			results = append(results, result{fault: f, skipped: s.site.noLab})
@@ -68,9 +69,9 @@ func (s *stage) play(ctx context.Context, out io.Writer) (results []result, err 
 
 func introduce(out io.Writer, s *stage) {
 	fmt.Fprintf(out, "%d workers on each side send requests with a deadline of %s each, every eighth a POST, to a server\nthat takes %s to answer, over %s.\n",
-		s.workers, short(s.deadline), short(s.takes), s.site)
+		s.workers, backstage.Short(s.deadline), backstage.Short(s.takes), s.site)
 	fmt.Fprintf(out, "%-15s http.DefaultTransport, but for MaxIdleConnsPerHost.\n", ordinary)
-	fmt.Fprintf(out, "%-15s httpclient.NewTransport, DetectWithin %s.\n", level1, short(s.detect))
+	fmt.Fprintf(out, "%-15s httpclient.NewTransport, DetectWithin %s.\n", level1, backstage.Short(s.detect))
 	fmt.Fprintf(out, "%-15s httpclient.New, the same.\n", level2)
 }
 
@@ -103,25 +104,4 @@ func conclude(out io.Writer, s *stage, results []result) (broken int) {
 		}
 	}
 	return broken + printPromises(out, "at all times", always(results))
-}
-
-// wrap breaks a text into lines of at most width characters.
-func wrap(text, indent string, width int) string {
-	var b strings.Builder
-	n := width
-	for _, word := range strings.Fields(text) {
-		if n+1+len(word) > width {
-			if b.Len() > 0 {
-				b.WriteByte('\n')
-			}
-			b.WriteString(indent)
-			n = len(indent)
-		} else {
-			b.WriteByte(' ')
-			n++
-		}
-		b.WriteString(word)
-		n += len(word)
-	}
-	return b.String()
 }

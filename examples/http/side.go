@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/dial"
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 )
 
 // The levels, which are the table's columns, and the protocols.
@@ -53,7 +54,7 @@ type request struct {
 // newSide makes what one fault is shown on. The returned side is to be closed,
 // unless there is an error.
 func newSide(level, protocol string, s *stage, port int) (*side, error) {
-	listen, addr, err := s.site.listener(port)
+	listen, addr, err := backstage.Listener(s.site.lab, port)
 	if err != nil {
 		return nil, err
 	}

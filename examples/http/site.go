@@ -72,24 +72,3 @@ func (s *site) dial(f dialFunc) dialFunc {
 	}
 	return s.lab.Client.Dialer(f)
 }
-
-// listener returns a function that listens at the same address each time, and
-// that address.
-func (s *site) listener(port int) (listen func() (net.Listener, error), addr string, err error) {
-	if s.lab != nil {
-		addr = s.lab.Server.Addr(port)
-		return func() (ln net.Listener, err error) {
-			err = s.lab.Server.Do(func() (err error) {
-				ln, err = net.Listen("tcp", addr)
-				return err
-			})
-			return ln, err
-		}, addr, nil
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, "", err
-	}
-	addr = ln.Addr().String()
-	return func() (net.Listener, error) { return net.Listen("tcp", addr) }, addr, ln.Close()
-}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"text/tabwriter"
 	"time"
+
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 )
 
 // row is what one fault did to one side.
@@ -70,7 +72,7 @@ func printTable(out io.Writer, results []result) {
 			name = ""
 			for _, row := range r.rows {
 				if row.protocol == protocol {
-					fmt.Fprintf(w, "\t%d+%d\t%s\t%s", row.gets, row.posts, short(row.longest), row.successText())
+					fmt.Fprintf(w, "\t%d+%d\t%s\t%s", row.gets, row.posts, backstage.Short(row.longest), row.successText())
 				}
 			}
 			fmt.Fprintln(w)
@@ -87,20 +89,9 @@ NEXT     success: after so long, from when the server could be reached again
 
 func (r row) successText() string {
 	if r.success.IsZero() {
-		return "> " + short(r.end.Sub(r.back))
+		return "> " + backstage.Short(r.end.Sub(r.back))
 	}
-	return short(r.success.Sub(r.back))
-}
-
-// short is a duration with two digits and a unit that suits it.
-func short(d time.Duration) string {
-	switch {
-	case d < 9950*time.Microsecond:
-		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
-	case d < 995*time.Millisecond:
-		return fmt.Sprintf("%.0f ms", d.Seconds()*1e3)
-	}
-	return fmt.Sprintf("%.1f s", d.Seconds())
+	return backstage.Short(r.success.Sub(r.back))
 }
 
 // promise is something that holdfast promises, and what became of it.
@@ -124,7 +115,7 @@ func recovery(detect time.Duration) time.Duration {
 }
 
 func atMost(what string, took, limit time.Duration, never bool) promise {
-	p := promise{text: fmt.Sprintf("%s within %s", what, short(limit)), kept: !never && took <= limit, found: short(took)}
+	p := promise{text: fmt.Sprintf("%s within %s", what, backstage.Short(limit)), kept: !never && took <= limit, found: backstage.Short(took)}
 	if never {
 		p.found = "not at all"
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gomodule/redigo/redis"
 
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 	"github.com/holdfast-go/holdfast/health"
 )
 
@@ -46,7 +47,7 @@ func (c *crew) start(ctx context.Context) {
 func (c *crew) work(ctx context.Context, s *side, id int) {
 	for c.wait(ctx, id) {
 		c.operate(ctx, s, id, func() {})
-		sleep(ctx, c.think/2+rand.N(c.think))
+		backstage.Sleep(ctx, c.think/2+rand.N(c.think))
 	}
 }
 
@@ -168,7 +169,7 @@ func (c *crew) pause(ctx context.Context) {
 		if !busy {
 			return
 		}
-		sleep(ctx, time.Millisecond)
+		backstage.Sleep(ctx, time.Millisecond)
 	}
 }
 
@@ -186,15 +187,5 @@ func (c *crew) wait(ctx context.Context, id int) bool {
 		case <-ctx.Done():
 			return false
 		}
-	}
-}
-
-// sleep sleeps for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
 	}
 }

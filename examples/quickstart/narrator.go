@@ -6,9 +6,10 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 )
 
 // narrator writes what happens, line by line. Equal events that come in a
@@ -147,7 +148,7 @@ func (n *narrator) tellFloods(age time.Duration) {
 		delete(n.floods, k)
 		text := fmt.Sprintf("%s 1 %s", k.did, k.what)
 		if e.n > 1 {
-			text = fmt.Sprintf("%s %d %ss in %s", k.did, e.n, k.what, short(e.last.Sub(e.first)))
+			text = fmt.Sprintf("%s %d %ss in %s", k.did, e.n, k.what, backstage.Short(e.last.Sub(e.first)))
 		}
 		if k.why != "" {
 			text += ": " + k.why
@@ -181,36 +182,4 @@ func (n *narrator) clear() {
 		fmt.Fprint(n.out, "\r\x1b[K")
 		n.bottom = false
 	}
-}
-
-// short is a duration with two digits and a unit that suits it.
-func short(d time.Duration) string {
-	switch {
-	case d < 9950*time.Microsecond:
-		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
-	case d < 995*time.Millisecond:
-		return fmt.Sprintf("%.0f ms", d.Seconds()*1e3)
-	}
-	return fmt.Sprintf("%.1f s", d.Seconds())
-}
-
-// wrap breaks a text into lines of at most width characters.
-func wrap(text, indent string, width int) string {
-	var b strings.Builder
-	n := width
-	for _, word := range strings.Fields(text) {
-		if n+1+len(word) > width {
-			if b.Len() > 0 {
-				b.WriteByte('\n')
-			}
-			b.WriteString(indent)
-			n = len(indent)
-		} else {
-			b.WriteByte(' ')
-			n++
-		}
-		b.WriteString(word)
-		n += len(word)
-	}
-	return b.String()
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 )
 
 // pace says how long the parts of the show take.
@@ -51,7 +53,7 @@ func script(s *stage) []fault {
 	return []fault{
 		{
 			name: "server restarts", severs: true, play: restart, keeps: restartKeeps,
-			what: fmt.Sprintf("The workers pause. The server is shut down properly: all connections, idle at that moment, get a FIN. After %s it is back, and all workers return at once.", short(s.away)),
+			what: fmt.Sprintf("The workers pause. The server is shut down properly: all connections, idle at that moment, get a FIN. After %s it is back, and all workers return at once.", backstage.Short(s.away)),
 		},
 		{
 			name: "connections reset", severs: true, play: reset, keeps: resetKeeps,
@@ -59,15 +61,15 @@ func script(s *stage) []fault {
 		},
 		{
 			name: "idle ones closed", severs: true, play: closeIdle, keeps: resetKeeps,
-			what: fmt.Sprintf("Two workers go on, the others pause. After %s the server closes the connections that lie idle, as a server's or a load balancer's idle limit does. Then all workers return at once.", short(s.idle)),
+			what: fmt.Sprintf("Two workers go on, the others pause. After %s the server closes the connections that lie idle, as a server's or a load balancer's idle limit does. Then all workers return at once.", backstage.Short(s.idle)),
 		},
 		{
 			name: "server hangs", play: hang, keeps: hangKeeps,
-			what: fmt.Sprintf("The server's process stands still for %s, its kernel goes on accepting and acknowledging. To the network that is a slow server, so only a deadline helps, on any pool: for this fault every operation has one of %s, on both sides.", short(s.hang), short(s.deadline)),
+			what: fmt.Sprintf("The server's process stands still for %s, its kernel goes on accepting and acknowledging. To the network that is a slow server, so only a deadline helps, on any pool: for this fault every operation has one of %s, on both sides.", backstage.Short(s.hang), backstage.Short(s.deadline)),
 		},
 		{
 			name: "packets dropped", lab: true, play: drop, keeps: dropKeeps,
-			what: fmt.Sprintf("For %s the router drops every packet, without a word. No operation has a deadline, on either side: holdfast promises an error within %s and a second; a plain connection waits, and goes on if the network ever comes back.", short(silence(s)), s.detect),
+			what: fmt.Sprintf("For %s the router drops every packet, without a word. No operation has a deadline, on either side: holdfast promises an error within %s and a second; a plain connection waits, and goes on if the network ever comes back.", backstage.Short(silence(s)), s.detect),
 		},
 		{
 			name: "flows forgotten", lab: true, play: forget, keeps: forgetKeeps,
@@ -91,7 +93,7 @@ func restart(ctx context.Context, s *stage, f fault) error {
 	s.crew.pause(ctx)
 	s.tell.say("server", "shuts down")
 	s.both(func(side *side) { side.strike(f, side.fwd.stop) })
-	sleep(ctx, s.away)
+	backstage.Sleep(ctx, s.away)
 	s.tell.say("server", "listens again, the workers return")
 	for _, side := range s.sides {
 		if err := side.fwd.start(); err != nil {
@@ -106,18 +108,18 @@ func restart(ctx context.Context, s *stage, f fault) error {
 func reset(ctx context.Context, s *stage, f fault) error {
 	s.tell.say("server", "resets all connections")
 	s.both(func(side *side) { side.strike(f, side.fwd.reset) })
-	sleep(ctx, s.settle)
+	backstage.Sleep(ctx, s.settle)
 	return nil
 }
 
 func closeIdle(ctx context.Context, s *stage, f fault) error {
 	s.crew.allow(2)
-	sleep(ctx, s.idle)
+	backstage.Sleep(ctx, s.idle)
 	s.tell.say("server", "closes idle connections")
 	s.both(func(side *side) {
 		side.strike(f, func() int { return side.fwd.closeIdle(s.idle * 3 / 4) })
 	})
-	sleep(ctx, s.settle/3)
+	backstage.Sleep(ctx, s.settle/3)
 	s.tell.say("workers", "return")
 	s.both((*side).back)
 	s.resume(ctx)
@@ -128,15 +130,15 @@ func hang(ctx context.Context, s *stage, f fault) error {
 	s.crew.pause(ctx)
 	s.crew.deadline.Store(int64(s.deadline))
 	s.crew.allow(s.crew.size)
-	sleep(ctx, s.settle/3)
+	backstage.Sleep(ctx, s.settle/3)
 	s.tell.say("server", "hangs")
 	s.both(func(side *side) {
 		side.strike(f, func() int { side.fwd.hang(); return 1 })
 	})
-	sleep(ctx, s.hang)
+	backstage.Sleep(ctx, s.hang)
 	s.tell.say("server", "goes on")
 	s.both(func(side *side) { side.back(); side.fwd.wake() })
-	sleep(ctx, s.settle)
+	backstage.Sleep(ctx, s.settle)
 	s.crew.pause(ctx)
 	s.crew.deadline.Store(0)
 	return nil
@@ -145,20 +147,20 @@ func hang(ctx context.Context, s *stage, f fault) error {
 func drop(ctx context.Context, s *stage, f fault) error {
 	s.tell.say("router", "drops all packets")
 	strikeAll(s.sides, f, func() { s.site.lab.Drop() })
-	sleep(ctx, silence(s))
+	backstage.Sleep(ctx, silence(s))
 	s.tell.say("router", "forwards again")
 	s.both((*side).back)
 	s.site.lab.Heal()
 	// Retransmissions back off: the next may come as late after the silence
 	// as that was long.
-	sleep(ctx, max(s.settle, silence(s)*2/3))
+	backstage.Sleep(ctx, max(s.settle, silence(s)*2/3))
 	return nil
 }
 
 func forget(ctx context.Context, s *stage, f fault) error {
 	s.tell.say("router", "forgets all flows")
 	strikeAll(s.sides, f, s.site.lab.ForgetNAT)
-	sleep(ctx, silence(s))
+	backstage.Sleep(ctx, silence(s))
 	return nil
 }
 
@@ -166,7 +168,7 @@ func forget(ctx context.Context, s *stage, f fault) error {
 func (s *stage) resume(ctx context.Context) {
 	s.crew.rush(ctx)
 	s.crew.allow(s.crew.size)
-	sleep(ctx, s.settle)
+	backstage.Sleep(ctx, s.settle)
 }
 
 // run plays a fault and returns what it did, a row for each side.
@@ -177,7 +179,7 @@ func (s *stage) run(ctx context.Context, f fault) ([]row, error) {
 	}
 	s.crew.allow(s.crew.size)
 	s.crew.rush(ctx)
-	sleep(ctx, s.settle/2)
+	backstage.Sleep(ctx, s.settle/2)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

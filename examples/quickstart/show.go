@@ -12,6 +12,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/gomodule/redigo/redis"
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 )
 
 type options struct {
@@ -120,7 +121,7 @@ func newSides(o options, server string, site *site, tell *narrator) (sides []*si
 		names = names[:1]
 	}
 	for i, name := range names {
-		listen, addr, err := site.listener(6379 + i)
+		listen, addr, err := backstage.Listener(site.lab, 6379+i)
 		if err != nil {
 			return sides, end, err
 		}
@@ -164,7 +165,7 @@ func (s *stage) play(ctx context.Context) ([]result, error) {
 	var results []result
 	faults := script(s)
 	for i, f := range faults {
-		s.tell.head(fmt.Sprintf("%d of %d: %s", i+1, len(faults), f.name), wrap(f.what, "  ", 96))
+		s.tell.head(fmt.Sprintf("%d of %d: %s", i+1, len(faults), f.name), backstage.Wrap(f.what, "  ", 96))
 		rows, err := s.run(ctx, f)
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 )
 
 // printTable prints the rows, those of one fault together.
@@ -45,16 +47,16 @@ func (r row) noticedText() string {
 		until = r.back
 	}
 	if r.noticed.IsZero() {
-		return "> " + short(until.Sub(r.struck))
+		return "> " + backstage.Short(until.Sub(r.struck))
 	}
-	return short(r.noticed.Sub(r.struck))
+	return backstage.Short(r.noticed.Sub(r.struck))
 }
 
 func (r row) successText() string {
 	if r.success.IsZero() {
-		return "> " + short(r.end.Sub(r.back))
+		return "> " + backstage.Short(r.end.Sub(r.back))
 	}
-	return short(r.success.Sub(r.back))
+	return backstage.Short(r.success.Sub(r.back))
 }
 
 func (r row) failedText() string {
@@ -66,9 +68,9 @@ func (r row) failedText() string {
 
 func (r row) longestText() string {
 	if r.unfinished {
-		return "> " + short(r.longest)
+		return "> " + backstage.Short(r.longest)
 	}
-	return short(r.longest)
+	return backstage.Short(r.longest)
 }
 
 // promise is something that holdfast promises, and what became of it.
@@ -93,7 +95,7 @@ func recovery(detect time.Duration) time.Duration {
 }
 
 func atMost(what string, took, limit time.Duration, never bool) promise {
-	p := promise{text: fmt.Sprintf("%s within %s", what, short(limit)), kept: !never && took <= limit, found: short(took)}
+	p := promise{text: fmt.Sprintf("%s within %s", what, backstage.Short(limit)), kept: !never && took <= limit, found: backstage.Short(took)}
 	if never {
 		p.found = "not at all"
 	}
