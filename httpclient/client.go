@@ -250,14 +250,13 @@ func (h *host) received(cn *conn, resp *http.Response, cancel context.CancelCaus
 // explain adds to an error that it was the guard who ended the connection.
 func (c *Client) explain(cn *conn, err error) error {
 	cause := c.Guard().Cause(cn.raw)
-	silence, ok := errors.AsType[*health.SilenceError](cause)
-	if slow, isSlow := errors.AsType[*health.SlowReaderError](cause); isSlow {
+	if slow, ok := errors.AsType[*health.SlowReaderError](cause); ok {
 		return severed{err, slow}
 	}
-	if !ok {
-		return err
+	if silence, ok := errors.AsType[*health.SilenceError](cause); ok {
+		return severed{err, silence}
 	}
-	return severed{err, silence}
+	return err
 }
 
 // severed is an error together with why the guard has brought it about.
@@ -286,17 +285,6 @@ func (h *host) hop() string {
 	return h.addr
 }
 
-func (cn *conn) gotConn(reused bool) httptrace.GotConnInfo {
-	info := httptrace.GotConnInfo{Conn: cn.raw, Reused: reused}
-	cn.mu.Lock()
-	defer cn.mu.Unlock()
-	if reused && cn.users == 1 {
-		info.WasIdle = true
-		info.IdleTime = time.Duration(cn.host.client.now() - cn.lastUsed.Load())
-	}
-	return info
-}
-
 // CloseIdleConnections closes the connections that no request uses. It is what
 // http.Client's method of this name calls.
 func (c *Client) CloseIdleConnections() {
@@ -304,12 +292,6 @@ func (c *Client) CloseIdleConnections() {
 	for _, h := range c.all() {
 		h.pool.RetireIf(pool.ReasonIdle, (*conn).idle)
 	}
-}
-
-func (cn *conn) idle() bool {
-	cn.mu.Lock()
-	defer cn.mu.Unlock()
-	return !cn.leased
 }
 
 // Close ends the Client: requests fail from now on, idle connections are closed,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,25 +45,6 @@ type conn struct {
 	evicted bool // to make room for others; under total's lock
 }
 
-// What HTTP/2's ClientConn takes for the server's limit before that has said one
-// (RFC 9113 recommends no less).
-const unknownLimit = 100
-
-const (
-	// minSettle and maxSettle bound how long the limit of a new connection is
-	// waited for: the server sends it with its first packet.
-	minSettle = 20 * time.Millisecond
-	maxSettle = 500 * time.Millisecond
-
-	// stuckFor is how long streams that were given up may fill a connection.
-	stuckFor = time.Second
-)
-
-// settled is when the limit should be known.
-func (cn *conn) settled() int64 {
-	return cn.born + int64(min(max(2*cn.rtt, minSettle), maxSettle))
-}
-
 // begin makes cn, which was just checked out, its first user's. It reports false
 // if the connection is not fit, and gives it back then.
 func (cn *conn) begin(c pool.Conn[*conn]) bool {
@@ -100,13 +82,6 @@ func (cn *conn) usable() error {
 	return nil
 }
 
-// goingAwayLocked reports whether an HTTP/2 connection has no room though it isn't
-// full: the server has said that it takes no more requests, or takes fewer now.
-// (Streams that have ended are in flight for a moment longer.)
-func (cn *conn) goingAwayLocked() bool {
-	return cn.cc.Available() == 0 && cn.cc.InFlight() < cn.limit && cn.cc.Available() == 0
-}
-
 // unfit reports why an unused connection is to serve nobody any more.
 func (cn *conn) unfit() (pool.Reason, bool) {
 	if limit := cn.idleFor.Load(); limit > 0 && cn.host.client.now()-cn.lastUsed.Load() >= limit {
@@ -139,78 +114,6 @@ func (cn *conn) join(now int64) (joined, full bool) {
 	cn.users++
 	cn.begun.Add(1)
 	return true, false
-}
-
-// roomLocked reports whether the server takes another stream. Our own count is
-// what holds: net/http's still contains, for a moment, streams that have ended.
-func (cn *conn) roomLocked(now int64) bool {
-	if cn.cc.Available() > 0 {
-		cn.stuckAt = 0
-	} else if !cn.busyLocked(now) {
-		return false
-	}
-	if !cn.known.Load() {
-		if limit := cn.streams(); limit > 0 {
-			cn.limit = limit
-		}
-		if cn.limit == unknownLimit && now < cn.settled() {
-			return cn.users == 0
-		}
-	}
-	if cn.users >= cn.limit { // or is there more by now?
-		cn.limit = max(cn.limit, cn.streams())
-	}
-	return cn.users < cn.limit
-}
-
-// streams is the server's limit; 0 if that can't be had now.
-func (cn *conn) streams() int {
-	if free := cn.cc.Available(); free > 0 {
-		return free + cn.cc.InFlight()
-	}
-	return 0
-}
-
-// busyLocked tells a full connection from one that takes nothing any more.
-func (cn *conn) busyLocked(now int64) bool {
-	switch {
-	case cn.goingAwayLocked():
-		return false
-	case cn.cc.InFlight() <= cn.users:
-		cn.stuckAt = 0
-	case cn.stuckAt == 0:
-		cn.stuckAt = now
-	case now-cn.stuckAt > int64(stuckFor):
-		return false
-	}
-	return true
-}
-
-// knows reports whether the server has said its limit, or the connection failed.
-func (cn *conn) knows() bool {
-	if cn.known.Load() {
-		return true
-	}
-	cn.mu.Lock()
-	defer cn.mu.Unlock()
-	return cn.limit != unknownLimit || cn.failed != nil
-}
-
-// answered notes that a response has come, before which HTTP/2's settings came.
-func (cn *conn) answered() {
-	if !cn.shares || cn.known.Load() {
-		return
-	}
-	cn.mu.Lock()
-	if limit := cn.streams(); limit > 0 {
-		cn.limit = limit
-	}
-	first := !cn.known.Swap(true)
-	limit := cn.limit
-	cn.mu.Unlock()
-	if first {
-		cn.host.learn(limit)
-	}
 }
 
 // ended is how a request has left its connection.
@@ -337,6 +240,25 @@ func (cn *conn) failure(broken error, e ended) error {
 		return e.err // nobody knows what is still under way
 	}
 	return nil
+}
+
+// idle reports whether no request uses the connection.
+func (cn *conn) idle() bool {
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	return !cn.leased
+}
+
+// gotConn is what httptrace is told of the connection.
+func (cn *conn) gotConn(reused bool) httptrace.GotConnInfo {
+	info := httptrace.GotConnInfo{Conn: cn.raw, Reused: reused}
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	if reused && cn.users == 1 {
+		info.WasIdle = true
+		info.IdleTime = time.Duration(cn.host.client.now() - cn.lastUsed.Load())
+	}
+	return info
 }
 
 // hijack takes the connection out of the pool: it speaks another protocol now,

@@ -45,7 +45,6 @@ const (
 // host has the connections to one host.
 type host struct {
 	client *Client
-	key    hostKey
 	name   Host
 	addr   string // host:port, what to dial
 	proxy  *url.URL
@@ -149,7 +148,7 @@ func (h *host) dial(ctx context.Context) (*conn, error) {
 		TLSHandshakeDone: func(s tls.ConnectionState, _ error) { alpn = s.NegotiatedProtocol },
 	})
 	stop := context.AfterFunc(ctx, d.abandon)
-	cc, err := h.client.inner.NewClientConn(ctx, h.key.scheme, h.addr)
+	cc, err := h.client.inner.NewClientConn(ctx, h.name.Scheme, h.addr)
 	if !stop() && err == nil {
 		cc.Close()
 		err = context.Cause(ctx)

@@ -98,7 +98,7 @@ func (c *Client) addHost(key hostKey, u *url.URL, proxy *url.URL) error {
 			port = "443"
 		}
 	}
-	h := &host{client: c, key: key, addr: net.JoinHostPort(u.Hostname(), port), proxy: proxy, ready: make(chan struct{}), conns: make(map[*conn]struct{})}
+	h := &host{client: c, addr: net.JoinHostPort(u.Hostname(), port), proxy: proxy, ready: make(chan struct{}), conns: make(map[*conn]struct{})}
 	h.name = Host{Scheme: key.scheme}
 	if key.addr != "" {
 		h.name.Addr = strings.ToLower(h.addr)

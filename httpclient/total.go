@@ -14,7 +14,7 @@ import (
 type total struct {
 	client *Client
 	slots  chan struct{} // nil: no bound
-	wanted atomic.Int64  // 1 if a request waits for the next connection that comes free
+	wanted atomic.Bool   // a request waits for the next connection that comes free
 
 	mu sync.Mutex // of conn.evicted
 }
@@ -64,7 +64,7 @@ func (t *total) acquire(ctx context.Context, h *host) error {
 		if h.pool.Stat().Waiting > 0 {
 			every = roomEvery
 			if !t.makeRoom(h) {
-				t.wanted.Store(1) // one after the other
+				t.wanted.Store(true) // one after the other
 			}
 		}
 		again.Reset(every)
@@ -87,7 +87,7 @@ func (t *total) release() {
 // yields reports whether a connection that has come free is to be closed for
 // others' sake.
 func (t *total) yields() bool {
-	return t.slots != nil && t.wanted.Load() > 0 && t.wanted.Swap(0) > 0
+	return t.wanted.Load() && t.wanted.Swap(false)
 }
 
 // makeRoom has one idle connection closed, the one that was used the longest ago,
