@@ -1,0 +1,128 @@
+package grpcclient
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"github.com/holdfast-go/holdfast/dial"
+)
+
+// connector is what gRPC calls to connect.
+type connector struct {
+	dialer *dial.Dialer
+	proxy  func(*http.Request) (*url.URL, error)
+	opened func(net.Conn)
+}
+
+// dial connects to an address in the form in which gRPC hands it to dialers:
+// host:port, or a Unix socket as unix:path, unix:///path, unix:@name or, with a
+// zero byte, \x00name.
+func (c *connector) dial(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := c.connect(ctx, address)
+	if err == nil && c.opened != nil {
+		c.opened(conn)
+	}
+	return conn, err
+}
+
+func (c *connector) connect(ctx context.Context, address string) (net.Conn, error) {
+	if path, ok := unixPath(address); ok {
+		return c.dialer.DialContext(ctx, "unix", path)
+	}
+	proxy, err := c.proxyFor(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	if proxy == nil {
+		return c.persist(ctx, address)
+	}
+	conn, err := c.persist(ctx, withPort(proxy.Host))
+	if err != nil {
+		return nil, err
+	}
+	if err := tunnel(ctx, conn, address, proxy.User); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// proxyFor returns the proxy that the resolver has chosen for an address, or
+// chooses one.
+func (c *connector) proxyFor(ctx context.Context, address string) (*url.URL, error) {
+	if r, ok := credentials.ClientHandshakeInfoFromContext(ctx).Attributes.Value(routeKey{}).(route); ok {
+		return r.proxy, nil
+	}
+	return proxyOf(c.proxy, address)
+}
+
+func unixPath(address string) (path string, ok bool) {
+	if strings.HasPrefix(address, "\x00") {
+		return address, true
+	}
+	path, ok = strings.CutPrefix(address, "unix:")
+	return strings.TrimPrefix(path, "//"), ok
+}
+
+// Between two attempts to connect: less than what the kernel lets pass before it
+// sends a SYN again, which it does ever more seldom, and from which a path that
+// works again would have to wait.
+const (
+	impatience = 500 * time.Millisecond
+	jitter     = 100 * time.Millisecond
+)
+
+// persist connects, and sends a fresh SYN whenever the last one has gone unanswered
+// for a while. Beside the newest attempt the first one goes on, for paths on which
+// an answer takes longer than that, and it is the one whose failure counts.
+func (c *connector) persist(ctx context.Context, address string) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	attempts, over := make(chan attempt), make(chan struct{})
+	defer close(over)
+	try := func(first bool) {
+		ctx, cancel := ctx, context.CancelFunc(func() {})
+		if !first {
+			ctx, cancel = context.WithTimeout(ctx, impatience+jitter)
+		}
+		defer cancel()
+		conn, err := c.dialer.DialContext(ctx, "tcp", address)
+		select {
+		case attempts <- attempt{conn, err, first}:
+		case <-over:
+			if err == nil {
+				conn.Close()
+			}
+		}
+	}
+	go try(true)
+	pause := time.NewTimer(pauseNow())
+	defer pause.Stop()
+	for {
+		select {
+		case a := <-attempts:
+			if a.err == nil || a.first {
+				return a.conn, a.err
+			}
+		case <-pause.C:
+			go try(false)
+			pause.Reset(pauseNow())
+		}
+	}
+}
+
+func pauseNow() time.Duration { return impatience + rand.N(jitter) }
+
+// attempt is what came of one.
+type attempt struct {
+	conn  net.Conn
+	err   error
+	first bool
+}

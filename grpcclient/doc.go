@@ -1,0 +1,51 @@
+// Package grpcclient makes grpc-go notice dead connections, without being banned
+// for it.
+//
+// # Dial options
+//
+//	opts, err := grpcclient.DialOptions(grpcclient.Config{DetectWithin: 10 * time.Second})
+//	cc, err := grpc.NewClient("dns:///api.internal:443", append(opts, grpc.WithTransportCredentials(creds))...)
+//
+// By default a gRPC connection that a router has forgotten fails every call for a
+// quarter of an hour, while the server is one new connection away: calls that
+// give up after 5 s leave the connection in place. With [DialOptions]
+//
+//   - a silent peer is noticed within DetectWithin, idle or not, by the kernel's
+//     means: no HTTP/2 pings beyond what every grpc-go server tolerates, so none
+//     that it would answer with GOAWAY too_many_pings;
+//   - a connection whose flow is lost is ended in the background, mostly before
+//     the next call, and that call runs on a new one;
+//   - after an outage calls succeed within a second, not after a backoff of up to
+//     two minutes: a lost SYN is followed by a fresh one half a second later, and
+//     a failed connection is tried again after half a second at most.
+//
+// Names are resolved as by grpc.NewClient: dns:///, passthrough:///, unix: and
+// unix-abstract: targets, those of your own resolvers, and HTTPS_PROXY and
+// NO_PROXY work, see [Config].Proxy. Service config, interceptors, retries,
+// credentials and WaitForReady are untouched. Options given after these go before
+// them, so don't give another WithContextDialer; WithKeepaliveParams would change
+// the connections' user timeout to its Timeout.
+//
+// # A pool
+//
+//	p, err := grpcclient.NewPool("dns:///api.internal:443", 4, grpcclient.PoolConfig{}, grpc.WithTransportCredentials(creds))
+//	defer p.Close(ctx)
+//	client := pb.NewGreeterClient(p)
+//
+// A [Pool] is for who meets the server's limit of concurrent streams, or the
+// throughput of one connection. It has the methods that generated code wants
+// ([grpc.ClientConnInterface]), and gives each call to the connection that has
+// the fewest in flight, with all the multiplexing there is. Its connections have
+// a maximum age, at which a new one takes over before the old one is closed, which
+// waits for the last of its streams. A connection whose peer is silent gets no
+// call while there is another, or one can be opened.
+//
+// # What it can't do
+//
+// The kernel's answers prove the peer's kernel, which may be a proxy's: what is
+// behind it is out of sight. A process that hangs, and whose kernel answers, is
+// found by HTTP/2 pings only, after more than five minutes and while calls are in
+// flight, see Config.ServerMinPing. Give calls a deadline. A call that was in
+// flight on a connection that died fails with codes.Unavailable, unless gRPC knows
+// that the server hasn't seen it; a service config's retryPolicy may repeat it.
+package grpcclient

@@ -1,0 +1,96 @@
+package grpcclient
+
+import (
+	"encoding/json"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+)
+
+// DialOptions returns what grpc.NewClient needs so that a dead peer is noticed.
+// The options may be used for any number of clients, which then share a guard.
+// Credentials are yours to add.
+//
+// The error is about cfg. No I/O is done and nothing started.
+func DialOptions(cfg Config) ([]grpc.DialOption, error) {
+	cfg, _, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	return cfg.options(nil), nil
+}
+
+// options returns the options of a complete Config. If opened isn't nil it is
+// told of each connection, before gRPC has it.
+func (cfg *Config) options(opened func(net.Conn)) []grpc.DialOption {
+	c := &connector{dialer: cfg.Dialer, proxy: cfg.Proxy, opened: opened}
+	opts := []grpc.DialOption{
+		grpc.WithContextDialer(c.dial),
+		grpc.WithResolvers(&dnsBuilder{proxy: cfg.Proxy}),
+		grpc.WithConnectParams(cfg.connectParams()),
+	}
+	if p, ok := cfg.keepalive(); ok {
+		opts = append(opts, grpc.WithKeepaliveParams(p))
+	}
+	if cfg.HealthCheck {
+		opts = append(opts, grpc.WithDefaultServiceConfig(healthConfig(cfg.HealthService)))
+	}
+	return opts
+}
+
+// connectParams is when gRPC tries again, and for how long.
+func (cfg *Config) connectParams() grpc.ConnectParams {
+	return grpc.ConnectParams{
+		Backoff: backoff.Config{
+			BaseDelay:  min(firstBackoff, cfg.MaxBackoff),
+			Multiplier: 1.6,
+			Jitter:     0.2,
+			MaxDelay:   cfg.MaxBackoff,
+		},
+		MinConnectTimeout: min(cfg.Dialer.Config().DetectWithin, maxConnectTimeout),
+	}
+}
+
+// keepalive returns gRPC's parameters, and false if there must be none.
+//
+// Where there are any, gRPC sets TCP_USER_TIMEOUT to their Timeout on a connection
+// that it gets from a dialer, after the dialer has set its own: so it must be the
+// same.
+func (cfg *Config) keepalive() (keepalive.ClientParameters, bool) {
+	timeout := cfg.userTimeout()
+	if cfg.ServerMinPing < 0 || timeout <= 0 {
+		return keepalive.ClientParameters{}, false
+	}
+	return keepalive.ClientParameters{
+		Time:                max(cfg.ServerMinPing+cfg.ServerMinPing/10, grpcMinPing),
+		Timeout:             timeout,
+		PermitWithoutStream: cfg.PingIdle,
+	}, true
+}
+
+// userTimeout is what the dialer leaves set on its connections; negative: none.
+func (cfg *Config) userTimeout() time.Duration {
+	d := cfg.Dialer.Config()
+	if d.Unguarded || d.UserTimeout <= 0 {
+		return d.UserTimeout
+	}
+	return guardedUserTimeouts * d.DetectWithin.Truncate(time.Millisecond)
+}
+
+func healthConfig(service string) string {
+	type health struct {
+		ServiceName string `json:"serviceName"`
+	}
+	type serviceConfig struct {
+		Policies []map[string]struct{} `json:"loadBalancingConfig"`
+		Health   health                `json:"healthCheckConfig"`
+	}
+	b, err := json.Marshal(serviceConfig{[]map[string]struct{}{{"round_robin": {}}}, health{service}})
+	if err != nil {
+		panic(err) // a string and constants
+	}
+	return string(b)
+}
