@@ -1,0 +1,108 @@
+package grpcclient
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+)
+
+func TestTargetsMeanWhatTheyMeanToNewClient(t *testing.T) {
+	t.Parallel()
+	tcp := listen(t)
+	serve(t, tcp, &tester{name: "tcp"})
+	_, port, err := net.SplitHostPort(tcp.Addr().String())
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "a socket")
+	unix, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	serve(t, unix, &tester{name: "unix"})
+	abstract, err := net.Listen("unix", "@holdfast-"+filepath.Base(filepath.Dir(path))+port)
+	require.NoError(t, err)
+	serve(t, abstract, &tester{name: "abstract"})
+	for target, want := range map[string]string{
+		tcp.Addr().String():                             "tcp",
+		"dns:///" + tcp.Addr().String():                 "tcp",
+		"dns:///localhost:" + port:                      "tcp",
+		"localhost:" + port:                             "tcp",
+		"passthrough:///" + tcp.Addr().String():         "tcp",
+		"passthrough:///localhost:" + port:              "tcp",
+		"unix:" + path:                                  "unix",
+		"unix://" + path:                                "unix",
+		"passthrough:///unix://" + path:                 "unix",
+		"unix-abstract:" + abstract.Addr().String()[1:]: "abstract",
+	} {
+		t.Run(target, func(t *testing.T) {
+			t.Parallel()
+			who, err := call(t.Context(), newClient(t, target, Config{}))
+			require.NoError(t, err)
+			assert.Equal(t, want, who)
+		})
+	}
+}
+
+func TestOfAResolversAddressesTheOneThatAnswersIsUsed(t *testing.T) {
+	t.Parallel()
+	dead := listen(t)
+	dead.Close()
+	ln := listen(t)
+	serve(t, ln, &tester{name: "second"})
+	r := manual.NewBuilderWithScheme("several")
+	r.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: dead.Addr().String()}, {Addr: ln.Addr().String()}}})
+	who, err := call(t.Context(), newClient(t, "several:///any", Config{}, grpc.WithResolvers(r)))
+	require.NoError(t, err)
+	assert.Equal(t, "second", who)
+}
+
+func TestOptionsThatComeLaterWin(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	ln.Close()
+	begun := time.Now()
+	cc := newClient(t, ln.Addr().String(), Config{}, grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff: backoff.Config{BaseDelay: time.Minute, Multiplier: 1, MaxDelay: time.Minute}, MinConnectTimeout: time.Second,
+	}))
+	_, err := call(t.Context(), cc)
+	require.Error(t, err)
+	assert.Less(t, time.Since(begun), 4*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	again, err := net.Listen("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	serve(t, again, &tester{})
+	_, err = call(ctx, cc, grpc.WaitForReady(true))
+	assert.ErrorIs(t, ctx.Err(), context.DeadlineExceeded, "%v", err)
+}
+
+func TestAServerThatIsBackIsFoundWithinASecond(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	cc := newClient(t, ln.Addr().String(), Config{})
+	srv := serve(t, ln, &tester{})
+	_, err := call(t.Context(), cc)
+	require.NoError(t, err)
+	srv.Stop()
+	begun := time.Now()
+	pace := time.NewTicker(50 * time.Millisecond)
+	defer pace.Stop()
+	for time.Since(begun) < 3*time.Second { // with gRPC's own, the pause is more than 2 s by then
+		_, err := call(t.Context(), cc)
+		require.Error(t, err)
+		<-pace.C
+	}
+	again, err := net.Listen("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	serve(t, again, &tester{})
+	back := time.Now()
+	_, err = call(t.Context(), cc, grpc.WaitForReady(true))
+	require.NoError(t, err)
+	assert.Less(t, time.Since(back), time.Second)
+}

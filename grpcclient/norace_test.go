@@ -1,0 +1,5 @@
+//go:build !race
+
+package grpcclient
+
+const raceEnabled = false

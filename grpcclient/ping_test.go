@@ -1,0 +1,163 @@
+package grpcclient
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	grpchealth "google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/holdfast-go/holdfast/pool"
+)
+
+// healthy serves, and knows grpc.health.v1.
+func healthy(t *testing.T) (address string, h *grpchealth.Server) {
+	srv := grpc.NewServer()
+	h = grpchealth.NewServer()
+	healthpb.RegisterHealthServer(srv, h)
+	testgrpc.RegisterTestServiceServer(srv, &tester{})
+	ln := listen(t)
+	run(t, ln, srv)
+	return ln.Addr().String(), h
+}
+
+func TestAServiceThatSaysThatItDoesNotServeGetsNoCalls(t *testing.T) {
+	t.Parallel()
+	address, h := healthy(t)
+	h.SetServingStatus("a \"service\"", healthpb.HealthCheckResponse_NOT_SERVING)
+	cc := newClient(t, address, Config{HealthCheck: true, HealthService: "a \"service\""})
+	_, err := call(t.Context(), cc)
+	assert.Equal(t, codes.Unavailable, status.Code(err))
+	assert.ErrorContains(t, err, "NOT_SERVING")
+	h.SetServingStatus("a \"service\"", healthpb.HealthCheckResponse_SERVING)
+	_, err = call(t.Context(), cc, grpc.WaitForReady(true))
+	require.NoError(t, err)
+	_, err = call(t.Context(), newClient(t, address, Config{}))
+	require.NoError(t, err, "without HealthCheck nobody asks")
+}
+
+func TestAServerThatDoesNotKnowHealthChecksGetsCalls(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	cc := newClient(t, ln.Addr().String(), Config{HealthCheck: true})
+	_, err := call(t.Context(), cc)
+	require.NoError(t, err)
+	assert.NoError(t, Ping(t.Context(), cc))
+}
+
+func TestPingTellsWhatTheServerSays(t *testing.T) {
+	t.Parallel()
+	address, h := healthy(t)
+	cc := newClient(t, address, Config{})
+	require.NoError(t, Ping(t.Context(), cc))
+	h.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	var no *NotServingError
+	require.ErrorAs(t, Ping(t.Context(), cc), &no)
+	assert.Equal(t, "NOT_SERVING", no.Status)
+	h.SetServingStatus("one", healthpb.HealthCheckResponse_SERVING)
+	assert.NoError(t, PingService(t.Context(), cc, "one"))
+	assert.Equal(t, codes.NotFound, status.Code(PingService(t.Context(), cc, "two")))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	assert.Equal(t, codes.Canceled, status.Code(Ping(ctx, cc)))
+}
+
+func TestPingIsWhatAPoolOfClientConnsWants(t *testing.T) {
+	t.Parallel()
+	address, h := healthy(t)
+	opts, err := DialOptions(Config{})
+	require.NoError(t, err)
+	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	p, err := pool.New(pool.Config[*grpc.ClientConn]{
+		Open:       func(context.Context) (*grpc.ClientConn, error) { return grpc.NewClient(address, opts...) },
+		Ping:       Ping,
+		PingPeriod: time.Millisecond,
+		MaxConns:   1,
+	})
+	require.NoError(t, err)
+	defer p.Close(context.Background())
+	use := func() error {
+		return p.Do(t.Context(), func(ctx context.Context, cc *grpc.ClientConn) error {
+			_, err := call(ctx, cc)
+			return err
+		})
+	}
+	require.NoError(t, use())
+	require.NoError(t, use())
+	h.Shutdown()
+	assert.NoError(t, use(), "a new one isn't pinged before it is used")
+}
+
+// An hour, in no time: the connections are in memory, and time is synctest's.
+func TestADefaultServerHasNothingAgainstAnHourOfIdleness(t *testing.T) {
+	for name, streaming := range map[string]bool{"without calls": false, "with a stream on which nothing moves": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const beyond = 90 * time.Minute
+				dialed := idleFor(t, Config{}, streaming, beyond)
+				assert.EqualValues(t, 1, dialed, "the connection is the first one still")
+			})
+		})
+	}
+}
+
+// What the same server does to a client that is told wrong things about it, so
+// that the test above means something.
+func TestADefaultServerBansWhoPingsTooOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dialed := idleFor(t, Config{ServerMinPing: time.Minute}, true, time.Hour)
+		assert.Greater(t, dialed, int32(1))
+	})
+}
+
+// idleFor leaves a connection to a default server idle, and returns how many have
+// been dialled by the end of a call after it.
+func idleFor(t *testing.T, cfg Config, streaming bool, idle time.Duration) (dialed int32) {
+	ln := bufconn.Listen(1 << 16)
+	srv := serveBubble(ln)
+	defer srv.Stop()
+	var n atomic.Int32
+	opts, err := DialOptions(cfg)
+	require.NoError(t, err)
+	cc, err := grpc.NewClient("passthrough:///x", append(opts,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithIdleTimeout(0),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			n.Add(1)
+			return ln.DialContext(ctx)
+		}))...)
+	require.NoError(t, err)
+	defer cc.Close()
+	_, err = call(t.Context(), cc)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if streaming {
+		_, err := testgrpc.NewTestServiceClient(cc).FullDuplexCall(ctx)
+		require.NoError(t, err)
+	}
+	<-time.After(idle)
+	_, err = call(t.Context(), cc)
+	require.NoError(t, err)
+	return n.Load()
+}
+
+func serveBubble(ln net.Listener) *grpc.Server {
+	srv := grpc.NewServer()
+	testgrpc.RegisterTestServiceServer(srv, &tester{})
+	go func() { _ = srv.Serve(ln) }()
+	return srv
+}

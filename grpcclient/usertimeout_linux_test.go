@@ -1,0 +1,58 @@
+package grpcclient
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/holdfast-go/holdfast/dial"
+)
+
+// gRPC sets a user timeout on the connection that a dialer returns, after the
+// guard's dialer has raised its own.
+func TestTheUserTimeoutInForceAfterTheHandshakeIsTheDialers(t *testing.T) {
+	t.Parallel()
+	for name, creds := range map[string][2]credentials.TransportCredentials{
+		"plain": {}, "TLS": {serverTLS(false), clientTLS(false)}, "mutual TLS": {serverTLS(true), clientTLS(true)},
+	} {
+		for dialer, of := range map[string]struct {
+			cfg  dial.Config
+			want time.Duration
+		}{
+			"guarded":      {dial.Config{DetectWithin: 5 * time.Second}, 15 * time.Second},
+			"unguarded":    {dial.Config{DetectWithin: 5 * time.Second, Unguarded: true}, 5 * time.Second},
+			"slow readers": {dial.Config{DetectWithin: 5 * time.Second, SlowReaders: true}, 0},
+			"by default":   {dial.Config{}, 30 * time.Second},
+		} {
+			t.Run(name+", "+dialer, func(t *testing.T) {
+				t.Parallel()
+				var conn atomic.Value
+				cfg := of.cfg
+				cfg.Trace = &dial.Trace{DialDone: func(_ context.Context, d dial.DialDone) { conn.Store(d.Conn) }}
+				d, err := dial.New(cfg)
+				require.NoError(t, err)
+				t.Cleanup(func() { d.Close() })
+				var server []grpc.ServerOption
+				var client []grpc.DialOption
+				if creds[0] != nil {
+					server, client = append(server, grpc.Creds(creds[0])), append(client, grpc.WithTransportCredentials(creds[1]))
+				}
+				ln := listen(t)
+				serve(t, ln, &tester{}, server...)
+				_, err = call(t.Context(), newClient(t, ln.Addr().String(), Config{Dialer: d}, client...))
+				require.NoError(t, err)
+				s, err := dial.Inspect(conn.Load().(net.Conn))
+				require.NoError(t, err)
+				assert.Equal(t, of.want, s.UserTimeout)
+				assert.True(t, s.KeepAlive.Enable)
+			})
+		}
+	}
+}
