@@ -125,16 +125,18 @@ func newClient(t testing.TB, target string, cfg Config, more ...grpc.DialOption)
 	}
 	opts, err := DialOptions(cfg)
 	require.NoError(t, err)
-	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	opts = append(opts, insecurely())
 	cc, err := grpc.NewClient(target, append(opts, more...)...)
 	require.NoError(t, err)
 	t.Cleanup(func() { cc.Close() })
 	return cc
 }
 
+func insecurely() grpc.DialOption { return grpc.WithTransportCredentials(insecure.NewCredentials()) }
+
 func newPool(t testing.TB, target string, n int, cfg PoolConfig, more ...grpc.DialOption) *Pool {
 	t.Helper()
-	more = append([]grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, more...)
+	more = append([]grpc.DialOption{insecurely()}, more...)
 	p, err := NewPool(target, n, cfg, more...)
 	require.NoError(t, err)
 	t.Cleanup(func() {
