@@ -11,30 +11,30 @@ import (
 
 	"google.golang.org/grpc/credentials"
 
-	"github.com/holdfast-go/holdfast/dial"
+	"github.com/holdfast-go/holdfast/health"
 )
 
 // connector is what gRPC calls to connect.
 type connector struct {
-	dialer *dial.Dialer
-	proxy  func(*http.Request) (*url.URL, error)
-	opened func(net.Conn)
+	connect health.DialFunc
+	proxy   func(*http.Request) (*url.URL, error)
+	opened  func(net.Conn)
 }
 
 // dial connects to an address in the form in which gRPC hands it to dialers:
 // host:port, or a Unix socket as unix:path, unix:///path, unix:@name or, with a
 // zero byte, \x00name.
 func (c *connector) dial(ctx context.Context, address string) (net.Conn, error) {
-	conn, err := c.connect(ctx, address)
+	conn, err := c.reach(ctx, address)
 	if err == nil && c.opened != nil {
 		c.opened(conn)
 	}
 	return conn, err
 }
 
-func (c *connector) connect(ctx context.Context, address string) (net.Conn, error) {
+func (c *connector) reach(ctx context.Context, address string) (net.Conn, error) {
 	if path, ok := unixPath(address); ok {
-		return c.dialer.DialContext(ctx, "unix", path)
+		return c.connect(ctx, "unix", path)
 	}
 	proxy, err := c.proxyFor(ctx, address)
 	if err != nil {
@@ -93,7 +93,7 @@ func (c *connector) persist(ctx context.Context, address string) (net.Conn, erro
 			ctx, cancel = context.WithTimeout(ctx, impatience+jitter)
 		}
 		defer cancel()
-		conn, err := c.dialer.DialContext(ctx, "tcp", address)
+		conn, err := c.connect(ctx, "tcp", address)
 		select {
 		case attempts <- attempt{conn, err, first}:
 		case <-over:

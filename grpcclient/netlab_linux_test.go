@@ -1,0 +1,225 @@
+package grpcclient
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+
+	"github.com/holdfast-go/holdfast/dial"
+	"github.com/holdfast-go/holdfast/health"
+	"github.com/holdfast-go/holdfast/internal/netlab"
+)
+
+const (
+	labPort   = 8080
+	labWithin = 5 * time.Second         // DetectWithin of the tests in labs
+	labFresh  = 2500 * time.Millisecond // FreshFor, which follows
+)
+
+// lab is a network with a server, and what a test's client has to do with it.
+type lab struct {
+	*netlab.Lab
+	cfg   Config
+	clock *netlab.Clock
+	srv   *tester
+
+	mu     sync.Mutex
+	dialed int
+	deaths []time.Time
+}
+
+// newLab makes a lab, with a server that answers on each of its hosts.
+func newLab(t *testing.T, net netlab.Config) *lab {
+	t.Helper()
+	l := &lab{Lab: netlab.NewWith(t, net), clock: netlab.NewClock(t)}
+	l.srv = &tester{name: "server0", block: make(chan struct{}), began: make(chan struct{}, 1)}
+	for i, host := range l.Servers {
+		s := l.srv
+		if i > 0 {
+			s = &tester{name: host.Name()}
+		}
+		serve(t, host.Listen(t, labPort), s)
+	}
+	guard, err := health.NewGuard(health.GuardConfig{Dial: l.Client.Dialer(nil)})
+	require.NoError(t, err)
+	t.Cleanup(func() { guard.Close() })
+	d, err := dial.New(dial.Config{DetectWithin: labWithin, Guard: guard, Trace: &dial.Trace{
+		DialDone: func(_ context.Context, d dial.DialDone) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if d.Err == nil {
+				l.dialed++
+			}
+		},
+		ConnState: func(c health.StateChange) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if c.To == health.Dead {
+				l.deaths = append(l.deaths, time.Now())
+			}
+		},
+	}})
+	require.NoError(t, err)
+	t.Cleanup(func() { d.Close() })
+	l.cfg = Config{Dialer: d, dialContext: l.Client.Dialer(d.DialContext)}
+	return l
+}
+
+func (l *lab) target() string { return "passthrough:///" + l.Server.Addr(labPort) }
+
+// connected returns a ClientConn that has served a call.
+func (l *lab) connected(t *testing.T, target string, opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	cc := newClient(t, target, l.cfg, opts...)
+	who, err := call(t.Context(), cc)
+	require.NoError(t, err)
+	require.Equal(t, "server0", who)
+	return cc
+}
+
+// limit is how much time of this machine's something may take that began then.
+func (l *lab) limit(since time.Time, within time.Duration) time.Duration {
+	if raceEnabled {
+		within += time.Second
+	}
+	return within + l.clock.Lost(since)
+}
+
+// died waits for the nth death by the guard's hand.
+func (l *lab) died(t *testing.T, n int) time.Time {
+	t.Helper()
+	count := func() int { l.mu.Lock(); defer l.mu.Unlock(); return len(l.deaths) }
+	require.True(t, eventually(20*time.Second, func() bool { return count() >= n }))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.deaths[n-1]
+}
+
+// outcome is what came of calls one after another.
+type outcome struct {
+	calls  int
+	failed []error
+	first  time.Duration // until the first success
+	who    string        // had it
+}
+
+func (o *outcome) String() string {
+	s := fmt.Sprintf("%d calls, %d failed, first success after %d ms by %s", o.calls, len(o.failed), o.first.Milliseconds(), o.who)
+	for _, err := range o.failed {
+		s += "; " + err.Error()
+	}
+	return s
+}
+
+// inTurn makes calls one after another until n have succeeded.
+func inTurn(t *testing.T, cc grpc.ClientConnInterface, since time.Time, n int) *outcome {
+	t.Helper()
+	o := &outcome{}
+	for o.calls-len(o.failed) < n && time.Since(since) < time.Minute {
+		who, err := call(t.Context(), cc)
+		o.calls++
+		if err != nil {
+			o.failed = append(o.failed, err)
+		} else if o.first == 0 {
+			o.first, o.who = time.Since(since), who
+		}
+	}
+	require.Equal(t, n, o.calls-len(o.failed), "%v", o)
+	return o
+}
+
+// passes waits until something has lasted for a time.
+func passes(since time.Time, d time.Duration) { <-time.After(time.Until(since.Add(d))) }
+
+// The router forgets the flow, and new ones work. By default 186 calls in a row
+// fail then, for a quarter of an hour.
+func TestAFlowThatIsLostWhileIdleIsFoundAndNoCallFailsAfterwards(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, netlab.Config{NAT: true})
+	cc := l.connected(t, l.target())
+	lost := time.Now()
+	l.ForgetNAT()
+	severed := l.died(t, 1).Sub(lost)
+	assert.LessOrEqual(t, severed, l.limit(lost, labFresh+3*time.Second))
+	require.True(t, eventually(5*time.Second, func() bool { return cc.GetState() != connectivity.Ready }))
+	o := inTurn(t, cc, time.Now(), 40)
+	t.Logf("severed %d ms after the loss; then %v", severed.Milliseconds(), o)
+	assert.Empty(t, o.failed)
+}
+
+func TestACallInFlightWhenItsFlowIsLostFailsAndTheNextOnesDoNot(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, netlab.Config{NAT: true})
+	cc := l.connected(t, l.target())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	asked := after(func() error { return waiting(ctx, cc) })
+	within(t, l.srv.began, 5*time.Second)
+	lost := time.Now()
+	l.ForgetNAT()
+	o := inTurn(t, cc, lost, 40)
+	require.Error(t, within(t, asked, 30*time.Second))
+	t.Logf("the one in flight, and %v", o)
+	assert.LessOrEqual(t, len(o.failed)+1, 2)
+	assert.LessOrEqual(t, o.first, l.limit(lost, 7*time.Second))
+}
+
+func TestAfterAnOutageTheFirstCallSucceedsWithinASecond(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(*testing.T){}
+	for _, idle := range []bool{true, false} {
+		for _, wait := range []bool{true, false} {
+			tests[fmt.Sprintf("idle meanwhile: %v, wait for ready: %v", idle, wait)] = func(t *testing.T) { outage(t, idle, wait) }
+		}
+	}
+	together(t, tests)
+}
+
+func outage(t *testing.T, idle, wait bool) {
+	lasts := 9 * time.Second
+	if *aMinute {
+		lasts = time.Minute
+	}
+	l := newLab(t, netlab.Config{})
+	cc := l.connected(t, l.target())
+	l.Drop()
+	began := time.Now()
+	var meanwhile, failed int
+	pace := time.NewTicker(100 * time.Millisecond)
+	defer pace.Stop()
+	for time.Since(began) < lasts {
+		if idle {
+			passes(began, lasts)
+			break
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), min(5*time.Second, time.Until(began.Add(lasts))))
+		_, err := call(ctx, cc)
+		cancel()
+		if meanwhile++; err != nil {
+			failed++
+		}
+		<-pace.C
+	}
+	l.Heal()
+	healed := time.Now()
+	after := 0
+	for {
+		_, err := call(t.Context(), cc, grpc.WaitForReady(wait))
+		if err == nil {
+			break
+		}
+		after++
+		require.Less(t, time.Since(healed), 20*time.Second)
+		<-pace.C
+	}
+	took := time.Since(healed)
+	t.Logf("in %v %d calls, of which %d failed; first success %d ms after the heal, %d failed before it", lasts, meanwhile, failed, took.Milliseconds(), after)
+	assert.LessOrEqual(t, took, l.limit(healed, time.Second))
+}
