@@ -1,0 +1,180 @@
+package grpcclient
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-go/holdfast/internal/netlab"
+)
+
+// The first of two servers loses its power. The second's address is known from
+// the beginning, or found when gRPC asks the resolver again.
+func TestWhenAServerIsGoneCallsMoveToTheNext(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(*testing.T){}
+	for _, known := range []bool{true, false} {
+		for _, busy := range []bool{true, false} {
+			tests[fmt.Sprintf("known before: %v, with a call in flight: %v", known, busy)] = func(t *testing.T) { serverGone(t, known, busy) }
+		}
+	}
+	together(t, tests)
+}
+
+func serverGone(t *testing.T, known, busy bool) {
+	l := newLab(t, netlab.Config{Servers: 2})
+	first := resolver.Address{Addr: l.Servers[0].Addr(labPort)}
+	second := resolver.Address{Addr: l.Servers[1].Addr(labPort)}
+	r := manual.NewBuilderWithScheme("lab")
+	if known {
+		r.InitialState(resolver.State{Addresses: []resolver.Address{first, second}})
+	} else {
+		r.InitialState(resolver.State{Addresses: []resolver.Address{first}})
+		r.ResolveNowCallback = func(resolver.ResolveNowOptions) {
+			go r.UpdateState(resolver.State{Addresses: []resolver.Address{second}})
+		}
+	}
+	cc := l.connected(t, "lab:///any", grpc.WithResolvers(r))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	asked := make(<-chan error)
+	if busy {
+		asked = after(func() error { return waiting(ctx, cc) })
+		within(t, l.srv.began, 5*time.Second)
+	}
+	lost := time.Now()
+	l.Servers[0].Drop()
+	o := inTurn(t, cc, lost, 20)
+	t.Log(o)
+	assert.Equal(t, "server1", o.who)
+	assert.LessOrEqual(t, len(o.failed), 2)
+	assert.LessOrEqual(t, o.first, l.limit(lost, 7*time.Second))
+	if busy {
+		require.Error(t, within(t, asked, 30*time.Second))
+	}
+}
+
+// pooled returns a pool of n connections, each of which has served a call.
+func (l *lab) pooled(t *testing.T, n int, trace *Trace) *Pool {
+	t.Helper()
+	p := newPool(t, l.target(), n, PoolConfig{Config: l.cfg, Trace: trace})
+	p.mu.Lock()
+	conns := p.conns
+	p.mu.Unlock()
+	for _, c := range conns {
+		_, err := call(t.Context(), c.cc)
+		require.NoError(t, err)
+	}
+	require.Equal(t, n, p.Stat().Ready)
+	return p
+}
+
+func TestAPoolWhoseFlowsAreLostWhileIdleFailsNoCallOnceItIsSuspect(t *testing.T) {
+	t.Parallel()
+	const n = 3
+	l := newLab(t, netlab.Config{NAT: true})
+	told, trace := newTraced()
+	p := l.pooled(t, n, trace)
+	lost := time.Now()
+	l.ForgetNAT()
+	r := within(t, told.replaced, 10*time.Second)
+	assert.True(t, r.Silent)
+	t.Logf("replaced %d ms after the loss", time.Since(lost).Milliseconds())
+	assert.LessOrEqual(t, time.Since(lost), l.limit(lost, labFresh+time.Second))
+	o := inTurn(t, p, time.Now(), 40)
+	t.Log(o, fmt.Sprintf("%+v", p.Stat()))
+	assert.Empty(t, o.failed)
+	assert.Less(t, o.first, l.limit(lost, 500*time.Millisecond), "nobody waits for what is silent")
+	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().Suspect == 0 }))
+}
+
+// A call notices the loss before the guard would have asked: it is lost, but those
+// after it are not sent on its connection, nor on its siblings.
+func TestOfAPoolWhoseFlowsAreLostOnlyCallsOfTheFirstMomentFail(t *testing.T) {
+	t.Parallel()
+	const n = 3
+	l := newLab(t, netlab.Config{NAT: true})
+	p := l.pooled(t, n, nil)
+	lost := time.Now()
+	l.ForgetNAT()
+	var mu sync.Mutex
+	var lastFailed, slowest time.Duration // from the loss to the begin of a call that failed; after a second, of any
+	var calls, failed int
+	var wg sync.WaitGroup
+	pace := time.NewTicker(50 * time.Millisecond)
+	defer pace.Stop()
+	for time.Since(lost) < 4*time.Second {
+		wg.Go(func() {
+			begun := time.Now()
+			_, err := call(t.Context(), p)
+			mu.Lock()
+			defer mu.Unlock()
+			calls++
+			if err != nil {
+				failed++
+				lastFailed = max(lastFailed, begun.Sub(lost))
+			} else if begun.Sub(lost) > time.Second {
+				slowest = max(slowest, time.Since(begun))
+			}
+		})
+		<-pace.C
+	}
+	wg.Wait()
+	t.Logf("%d calls, %d failed, the last of them begun %d ms after the loss; the slowest of later ones took %d ms; %+v",
+		calls, failed, lastFailed.Milliseconds(), slowest.Milliseconds(), p.Stat())
+	assert.LessOrEqual(t, lastFailed, l.limit(lost, 2*time.Second))
+}
+
+// The path recovers before anybody is given up.
+func TestAShortOutageFailsNoCallOfAPool(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, netlab.Config{})
+	p := l.pooled(t, 2, nil)
+	c := p
+	l.Drop()
+	began := time.Now()
+	var asked []<-chan error
+	for i := range 10 {
+		passes(began, time.Duration(i)*250*time.Millisecond)
+		asked = append(asked, after(func() error { _, err := call(t.Context(), c); return err }))
+	}
+	passes(began, 3*time.Second)
+	l.Heal()
+	for _, ch := range asked {
+		assert.NoError(t, within(t, ch, 10*time.Second))
+	}
+	t.Logf("%+v", p.Stat())
+	require.True(t, eventually(5*time.Second, func() bool { s := p.Stat(); return s.Suspect == 0 && s.InFlight == 0 && s.Draining == 0 }), "%+v", p.Stat())
+}
+
+// Nobody passes a verdict any more: calls don't wait for one for ever.
+func TestAPoolWhoseGuardIsClosedGoesOn(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, netlab.Config{})
+	p := l.pooled(t, 2, nil)
+	l.Drop()
+	require.True(t, eventually(10*time.Second, func() bool { return p.Stat().Suspect == 2 }))
+	require.NoError(t, l.cfg.Dialer.Guard().Close())
+	l.Heal()
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	_, err := call(short, p)
+	assert.Equal(t, codes.DeadlineExceeded, status.Code(err))
+	_, err = testgrpc.NewTestServiceClient(p).UnaryCall(ctx, &testgrpc.SimpleRequest{})
+	require.NoError(t, err)
+	assert.LessOrEqual(t, time.Since(begun), l.limit(begun, labWithin+3*time.Second))
+}
