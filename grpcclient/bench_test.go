@@ -1,0 +1,114 @@
+package grpcclient
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+)
+
+// rival is one of those that are compared.
+type rival struct {
+	name       string
+	cc         grpc.ClientConnInterface
+	perOp, p99 []float64
+}
+
+// BenchmarkUnary compares ClientConns with and without DialOptions, and pools of 1
+// and 4, on loopback, in turns, and reports medians: ns for a call, and the ratios
+// to a plain ClientConn of that and of the 99th percentile. Again is another plain
+// one: how far its ratios are from 1 is what the machine adds.
+func BenchmarkUnary(b *testing.B) {
+	for _, workers := range []int{1, 16, 128} {
+		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
+			ln := listen(b)
+			serve(b, ln, &tester{})
+			plain, err := grpc.NewClient(ln.Addr().String(), insecurely())
+			require.NoError(b, err)
+			defer plain.Close()
+			again, err := grpc.NewClient(ln.Addr().String(), insecurely())
+			require.NoError(b, err)
+			defer again.Close()
+			base := &rival{name: "plain", cc: plain}
+			others := []*rival{
+				{name: "again", cc: again},
+				{name: "options", cc: newClient(b, ln.Addr().String(), Config{})},
+				{name: "pool1", cc: newPool(b, ln.Addr().String(), 1, PoolConfig{})},
+				{name: "pool4", cc: newPool(b, ln.Addr().String(), 4, PoolConfig{})},
+			}
+			all := append([]*rival{base}, others...)
+			for _, r := range all {
+				r.load(b, workers, 2000) // warm
+			}
+			for b.Loop() {
+				for range 10 {
+					for _, r := range all {
+						r.measure(b, workers)
+					}
+					slices.Reverse(all)
+				}
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(medianOf(base.perOp), "plain-ns")
+			for _, r := range others {
+				b.ReportMetric(medianRatio(r.perOp, base.perOp), r.name+"-ratio")
+				b.ReportMetric(medianRatio(r.p99, base.p99), r.name+"-p99-ratio")
+			}
+		})
+	}
+}
+
+func (r *rival) measure(b *testing.B, workers int) {
+	const n = 2000
+	begun := time.Now()
+	took := r.load(b, workers, n)
+	r.perOp = append(r.perOp, float64(time.Since(begun).Nanoseconds())/float64(len(took)))
+	slices.Sort(took)
+	r.p99 = append(r.p99, float64(took[len(took)*99/100]))
+}
+
+// load makes n calls, and returns how long each took.
+func (r *rival) load(b *testing.B, workers, n int) []time.Duration {
+	var left atomic.Int64
+	left.Store(int64(n))
+	took := make([][]time.Duration, workers)
+	var wg sync.WaitGroup
+	for i := range workers {
+		wg.Go(func() {
+			client := testgrpc.NewTestServiceClient(r.cc)
+			mine := make([]time.Duration, 0, n/workers+1)
+			for left.Add(-1) >= 0 {
+				begun := time.Now()
+				if _, err := client.UnaryCall(context.Background(), &testgrpc.SimpleRequest{}); err != nil {
+					b.Error(err)
+					return
+				}
+				mine = append(mine, time.Since(begun))
+			}
+			took[i] = mine
+		})
+	}
+	wg.Wait()
+	return slices.Concat(took...)
+}
+
+func medianOf(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
+
+// medianRatio is the median of the ratios of neighbours.
+func medianRatio(a, b []float64) float64 {
+	r := make([]float64, len(a))
+	for i := range a {
+		r[i] = a[i] / b[i]
+	}
+	return medianOf(r)
+}
