@@ -3,6 +3,7 @@ package grpcclient
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -48,11 +49,11 @@ func BenchmarkUnary(b *testing.B) {
 				r.load(b, workers, 2000) // warm
 			}
 			for b.Loop() {
-				for range 10 {
+				for range 40 {
+					rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 					for _, r := range all {
 						r.measure(b, workers)
 					}
-					slices.Reverse(all)
 				}
 			}
 			b.ReportMetric(0, "ns/op")
@@ -66,7 +67,7 @@ func BenchmarkUnary(b *testing.B) {
 }
 
 func (r *rival) measure(b *testing.B, workers int) {
-	const n = 2000
+	const n = 512
 	begun := time.Now()
 	took := r.load(b, workers, n)
 	r.perOp = append(r.perOp, float64(time.Since(begun).Nanoseconds())/float64(len(took)))

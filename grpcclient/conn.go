@@ -2,8 +2,11 @@ package grpcclient
 
 import (
 	"context"
+	"maps"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -13,7 +16,6 @@ import (
 )
 
 // conn is one of a pool's connections: a ClientConn, whose sockets come and go.
-// All but cc is guarded by the pool's lock.
 type conn struct {
 	pool  *Pool
 	cc    *grpc.ClientConn
@@ -21,15 +23,19 @@ type conn struct {
 	born  time.Time
 	age   *time.Timer // runs until it is old; nil: it doesn't age
 
-	calls    int
+	calls   atomic.Int64 // in flight
+	retired atomic.Bool  // another has taken over
+	suspect atomic.Bool  // the peer of one of its sockets doesn't answer; set with the pool's lock
+	doubted atomic.Bool  // it is being asked, since another one is suspect; set with the pool's lock
+
+	// Guarded by the pool's lock.
 	sockets  map[*health.Watch]net.Conn
-	suspect  bool // the peer of one of its sockets doesn't answer
 	old      bool
 	replacer context.CancelFunc // stops its replacement; nil: there is none
 	replaced time.Time          // when another took over
 }
 
-// newConn makes a connection that isn't in service yet.
+// newConn makes a connection that isn't in service yet. The lock is held.
 func (p *Pool) newConn(index int) (*conn, error) {
 	c := &conn{pool: p, index: index, born: time.Now(), sockets: map[*health.Watch]net.Conn{}}
 	opts := append(p.cfg.Config.options(c.opened), p.opts...)
@@ -40,8 +46,6 @@ func (p *Pool) newConn(index int) (*conn, error) {
 	}
 	c.cc = cc
 	if d := p.cfg.lifetime(); d > 0 {
-		p.mu.Lock()
-		defer p.mu.Unlock()
 		c.age = time.AfterFunc(d, c.outlived)
 	}
 	return c, nil
@@ -49,9 +53,7 @@ func (p *Pool) newConn(index int) (*conn, error) {
 
 // count is an interceptor that counts a stream until it ends.
 func (c *conn) count(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	c.pool.mu.Lock()
-	c.pool.hold(c)
-	c.pool.mu.Unlock()
+	c.calls.Add(1) // it is held for the beginning of the call already
 	end := sync.OnceFunc(func() { c.pool.release(c) })
 	s, err := streamer(ctx, desc, cc, method, append(opts[:len(opts):len(opts)], grpc.OnFinish(func(error) { end() }))...)
 	if err != nil {
@@ -98,26 +100,62 @@ func (c *conn) told(*health.Watch) {
 
 // look finds out whether the connection is suspect. The lock is held.
 func (c *conn) look() {
-	before := c.suspect
-	c.suspect = false
+	before, suspect := c.suspect.Load(), false
 	for w := range c.sockets {
 		switch w.State() {
 		case health.Suspect:
-			c.suspect = true
+			suspect = true
 		case health.Dead:
 			delete(c.sockets, w)
 		}
 	}
+	c.suspect.Store(suspect)
 	switch {
-	case c.suspect && !before:
+	case suspect && !before:
 		c.pool.replace(c)
-	case before && !c.suspect:
+		c.pool.doubt()
+	case before && !suspect:
 		if c.replacer != nil && !c.old {
 			c.replacer()
 		}
 		c.pool.wake()
 	}
 }
+
+// doubt has all connections asked whether they live, since one is suspect: what
+// has silenced that may have silenced them. Until they have answered, which takes
+// a round trip, or are suspects, too, they get no calls. The lock is held.
+func (p *Pool) doubt() {
+	if p.closed.Load() {
+		return
+	}
+	var conns []*conn
+	var sockets []net.Conn
+	for _, c := range *p.conns.Load() {
+		if !c.suspect.Load() && !c.doubted.Load() && len(c.sockets) > 0 {
+			c.doubted.Store(true)
+			conns = append(conns, c)
+			sockets = slices.AppendSeq(sockets, maps.Values(c.sockets))
+		}
+	}
+	if len(conns) == 0 {
+		return
+	}
+	p.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(p.ctx, maxDoubt)
+		defer cancel()
+		_, _ = p.cfg.Config.Dialer.Guard().Check(ctx, sockets...) // told comes first, if they don't
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, c := range conns {
+			c.doubted.Store(false)
+		}
+		p.wake()
+	})
+}
+
+// maxDoubt bounds how long calls wait for the answers.
+const maxDoubt = 2 * time.Second
 
 // outlived is called when it is old.
 func (c *conn) outlived() {
@@ -127,9 +165,8 @@ func (c *conn) outlived() {
 	c.pool.replace(c)
 }
 
-// close closes it, whatever is in flight, and waits for nothing.
-func (c *conn) close() {
-	c.pool.mu.Lock()
+// stop ends what is done for its sake. The lock is held.
+func (c *conn) stop() {
 	if c.age != nil {
 		c.age.Stop()
 	}
@@ -137,13 +174,11 @@ func (c *conn) close() {
 		w.Stop()
 	}
 	clear(c.sockets)
-	c.pool.mu.Unlock()
-	_ = c.cc.Close() // it fails the second time only
 }
 
 // replace begins to replace a connection, unless that has begun. The lock is held.
 func (p *Pool) replace(c *conn) {
-	if p.closed || c.replacer != nil || p.conns[c.index] != c {
+	if conns := *p.conns.Load(); p.closed.Load() || c.replacer != nil || conns[c.index] != c {
 		return
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
@@ -157,44 +192,57 @@ func (p *Pool) replace(c *conn) {
 // takeOver puts a new connection into an old one's place, as soon as it is
 // connected. It is not to be if the context ends.
 func (p *Pool) takeOver(ctx context.Context, old *conn) {
+	p.mu.Lock()
 	c, err := p.newConn(old.index)
+	p.mu.Unlock()
 	ok := err == nil && (old.cc.GetState() == connectivity.Idle || connected(ctx, c.cc))
 	p.mu.Lock()
 	old.replacer = nil
-	ok = ok && !p.closed && (old.old || old.suspect)
-	if !ok {
-		if old.old && err == nil {
-			p.replace(old) // it became old while the context ended
+	if !ok || p.closed.Load() || !old.old && !old.suspect.Load() {
+		if err == nil {
+			c.stop()
+			if old.old {
+				p.replace(old) // it became old while the context ended
+			}
 		}
 		p.mu.Unlock()
-		if c != nil {
-			c.close()
+		if err == nil {
+			_ = c.cc.Close()
 		}
 		return
 	}
-	p.conns[old.index] = c
-	p.draining[old] = struct{}{}
-	now := time.Now()
-	old.replaced = now
-	told := ConnReplaced{Index: old.index, Silent: old.suspect, Age: now.Sub(old.born), InFlight: old.calls}
-	if told.Silent {
-		p.stat.ReplacedSuspect++
-	} else {
-		p.stat.ReplacedOld++
-	}
-	if c.old || c.suspect {
-		p.replace(c)
-	}
-	p.wake()
+	told := p.swap(old, c)
 	p.mu.Unlock()
 	if f := p.cfg.Trace.ConnReplaced; f != nil {
 		f(told)
 	}
 	p.mu.Lock()
-	if old.calls == 0 {
-		p.drained(old)
-	}
+	p.drained(old) // not before the hook was told
 	p.mu.Unlock()
+}
+
+// swap puts a connection into service in place of another. The lock is held.
+func (p *Pool) swap(old, c *conn) ConnReplaced {
+	conns := slices.Clone(*p.conns.Load())
+	conns[old.index] = c
+	p.conns.Store(&conns)
+	p.draining[old] = struct{}{}
+	old.replaced = time.Now()
+	old.retired.Store(true)
+	told := ConnReplaced{
+		Index: old.index, Silent: old.suspect.Load(),
+		Age: old.replaced.Sub(old.born), InFlight: int(old.calls.Load()),
+	}
+	if told.Silent {
+		p.stat.ReplacedSuspect++
+	} else {
+		p.stat.ReplacedOld++
+	}
+	if c.old || c.suspect.Load() {
+		p.replace(c)
+	}
+	p.wake()
+	return told
 }
 
 // connected connects, however long that takes, and reports false if the context

@@ -69,10 +69,7 @@ func serverGone(t *testing.T, known, busy bool) {
 func (l *lab) pooled(t *testing.T, n int, trace *Trace) *Pool {
 	t.Helper()
 	p := newPool(t, l.target(), n, PoolConfig{Config: l.cfg, Trace: trace})
-	p.mu.Lock()
-	conns := p.conns
-	p.mu.Unlock()
-	for _, c := range conns {
+	for _, c := range *p.conns.Load() {
 		_, err := call(t.Context(), c.cc)
 		require.NoError(t, err)
 	}
@@ -86,6 +83,7 @@ func TestAPoolWhoseFlowsAreLostWhileIdleFailsNoCallOnceItIsSuspect(t *testing.T)
 	l := newLab(t, netlab.Config{NAT: true})
 	told, trace := newTraced()
 	p := l.pooled(t, n, trace)
+	passes(time.Now(), time.Second) // who was heard less than that ago can't be asked
 	lost := time.Now()
 	l.ForgetNAT()
 	r := within(t, told.replaced, 10*time.Second)
@@ -97,6 +95,25 @@ func TestAPoolWhoseFlowsAreLostWhileIdleFailsNoCallOnceItIsSuspect(t *testing.T)
 	assert.Empty(t, o.failed)
 	assert.Less(t, o.first, l.limit(lost, 500*time.Millisecond), "nobody waits for what is silent")
 	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().Suspect == 0 }))
+}
+
+// One connection is silent; its siblings, of which nobody knows anything yet, are
+// asked before they are used.
+func TestTheSiblingsOfASuspectAreAskedBeforeTheyGetCalls(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, netlab.Config{NAT: true})
+	p := l.pooled(t, 3, nil)
+	passes(time.Now(), 1100*time.Millisecond)
+	lost := time.Now()
+	l.ForgetNAT()
+	asked := after(func() error { return waitingFor(t.Context(), p, 20*time.Second) })
+	require.True(t, eventually(5*time.Second, func() bool { s := p.Stat(); return s.Suspect+int(s.ReplacedSuspect) > 0 }))
+	suspect := time.Since(lost)
+	o := inTurn(t, p, time.Now(), 20)
+	t.Logf("suspect %d ms after the loss; %v; %+v", suspect.Milliseconds(), o, p.Stat())
+	assert.Empty(t, o.failed)
+	assert.Less(t, o.first, l.limit(lost, time.Second))
+	require.Error(t, within(t, asked, 20*time.Second))
 }
 
 // A call notices the loss before the guard would have asked: it is lost, but those
@@ -177,4 +194,10 @@ func TestAPoolWhoseGuardIsClosedGoesOn(t *testing.T) {
 	_, err = testgrpc.NewTestServiceClient(p).UnaryCall(ctx, &testgrpc.SimpleRequest{})
 	require.NoError(t, err)
 	assert.LessOrEqual(t, time.Since(begun), l.limit(begun, labWithin+3*time.Second))
+}
+
+func waitingFor(ctx context.Context, cc grpc.ClientConnInterface, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return waiting(ctx, cc)
 }

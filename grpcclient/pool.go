@@ -3,7 +3,10 @@ package grpcclient
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -24,10 +27,10 @@ var _ grpc.ClientConnInterface = (*Pool)(nil)
 // fails fast, waits for ready or is retried does so within the connection that
 // was chosen.
 //
-// While every connection is suspect, which means that its peer was asked and
-// hasn't answered in time, new ones are opened, and calls wait for the first that
-// is ready or for an answer; until their context ends, and not longer than the
-// guard takes for its verdict.
+// A connection whose peer was asked and hasn't answered in time is suspect: it gets
+// no calls, a new one is opened to take its place, and the others are asked before
+// they get any. While all are suspect calls wait for a new one or for an answer;
+// until their context ends, and not longer than the guard takes for its verdict.
 type Pool struct {
 	cfg    PoolConfig
 	target string
@@ -38,15 +41,17 @@ type Pool struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	conns  atomic.Pointer[[]*conn] // that calls are given to; changed with the lock
+	closed atomic.Bool             // set with the lock
+	turn   atomic.Uint32           // where the search for the least loaded begins
+	calls  atomic.Uint64           // that were begun
+
 	mu       sync.Mutex
-	conns    []*conn
 	draining map[*conn]struct{}
-	turn     int           // where the search for the least loaded begins
 	changed  chan struct{} // closed, and replaced, when a conn may be of use again
-	closed   bool
 	idle     chan struct{} // closed when the pool is closed and nothing is in flight
 	rested   bool          // that is so
-	stat     Stat          // its counters, and InFlight
+	stat     Stat          // the counters but for Calls
 }
 
 // NewPool returns a Pool of n connections, each a ClientConn of its own made by
@@ -66,16 +71,20 @@ func NewPool(target string, n int, cfg PoolConfig, opts ...grpc.DialOption) (*Po
 		idle:     make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	for i := range n {
-		c, err := p.newConn(i)
-		if err != nil {
-			_ = p.Close(context.Background())
+	conns := make([]*conn, n)
+	p.mu.Lock() // until all are there, lest one outlives itself before
+	defer p.mu.Unlock()
+	for i := range conns {
+		if conns[i], err = p.newConn(i); err != nil {
+			for _, c := range conns[:i] {
+				c.stop()
+				_ = c.cc.Close()
+			}
+			p.cancel()
 			return nil, err
 		}
-		p.mu.Lock()
-		p.conns = append(p.conns, c)
-		p.mu.Unlock()
 	}
+	p.conns.Store(&conns)
 	return p, nil
 }
 
@@ -106,28 +115,22 @@ func (p *Pool) acquire(ctx context.Context) (*conn, error) {
 	var verdict <-chan time.Time
 	late := false // nobody has passed it: the guard was closed
 	for {
-		p.mu.Lock()
-		if p.closed {
-			p.mu.Unlock()
-			return nil, closedError{}
-		}
-		if c := p.choose(late); c != nil {
-			p.stat.Calls++
-			p.hold(c)
-			p.mu.Unlock()
+		if c := p.choose(late); c != nil && p.hold(c) {
+			p.calls.Add(1)
 			return c, nil
 		}
+		if p.closed.Load() {
+			return nil, closedError{}
+		}
+		changed := p.relieve(late)
+		if changed == nil {
+			continue
+		}
 		if verdict == nil {
-			p.stat.Waited++
 			timer := time.NewTimer(p.cfg.Config.Dialer.Config().DetectWithin + time.Second)
 			defer timer.Stop()
 			verdict = timer.C
 		}
-		for _, c := range p.conns {
-			p.replace(c)
-		}
-		changed := p.changed
-		p.mu.Unlock()
 		select {
 		case <-changed:
 		case <-verdict:
@@ -138,17 +141,40 @@ func (p *Pool) acquire(ctx context.Context) (*conn, error) {
 	}
 }
 
+// relieve has all connections replaced if none is fit for calls, and returns what
+// is closed when one may be. Nil: one is.
+func (p *Pool) relieve(late bool) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed.Load() || p.choose(late) != nil {
+		return nil
+	}
+	p.stat.Waited++
+	for _, c := range *p.conns.Load() {
+		if c.suspect.Load() {
+			p.replace(c)
+		}
+	}
+	return p.changed
+}
+
 // choose returns the connection for the next call, nil if all are suspect and
-// that isn't good enough. The lock is held.
+// that isn't good enough.
 func (p *Pool) choose(suspects bool) *conn {
+	conns := *p.conns.Load()
+	turn := int(p.turn.Add(1) % maxConns)
 	var best *conn
-	var bestRank, bestCalls int
-	for i := range p.conns {
-		c := p.conns[(p.turn+i)%len(p.conns)]
-		if c.suspect && !suspects {
+	var bestRank int
+	var bestCalls int64
+	for i := range conns {
+		c := conns[(turn+i)%len(conns)]
+		if !suspects && (c.suspect.Load() || c.doubted.Load()) {
 			continue
 		}
-		rank, calls := 0, 2*c.calls
+		rank, calls := 0, 2*c.calls.Load()
+		if best != nil && bestRank == 0 && calls >= bestCalls {
+			continue
+		}
 		switch c.cc.GetState() {
 		case connectivity.Ready:
 		case connectivity.Idle:
@@ -160,45 +186,61 @@ func (p *Pool) choose(suspects bool) *conn {
 			best, bestRank, bestCalls = c, rank, calls
 		}
 	}
-	p.turn = (p.turn + 1) % len(p.conns)
 	return best
 }
 
-// hold counts a call. The lock is held.
-func (p *Pool) hold(c *conn) {
-	c.calls++
-	p.stat.InFlight++
+// hold counts a call, unless the connection isn't in service any more. It and
+// what takes the connection out of service, by setting retired or closed and then
+// looking at the calls, can't both miss each other.
+func (p *Pool) hold(c *conn) bool {
+	c.calls.Add(1)
+	if c.retired.Load() || p.closed.Load() {
+		p.release(c)
+		return false
+	}
+	return true
 }
 
 // release counts a call no more, and closes a replaced connection after its last.
 func (p *Pool) release(c *conn) {
+	if c.calls.Add(-1) > 0 || !c.retired.Load() && !p.closed.Load() {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.calls--
-	p.stat.InFlight--
-	if c.calls == 0 && !c.replaced.IsZero() {
-		p.drained(c)
-	}
+	p.drained(c)
 	p.rest()
+}
+
+// inFlight counts the calls. The lock is held.
+func (p *Pool) inFlight() (n int) {
+	for _, c := range *p.conns.Load() {
+		n += int(c.calls.Load())
+	}
+	for c := range p.draining {
+		n += int(c.calls.Load())
+	}
+	return n
 }
 
 // rest notes that a closed pool has nothing in flight. The lock is held.
 func (p *Pool) rest() {
-	if p.closed && p.stat.InFlight == 0 && !p.rested {
+	if p.closed.Load() && !p.rested && p.inFlight() == 0 {
 		p.rested = true
 		close(p.idle)
 	}
 }
 
-// drained has a replaced connection closed that has no calls any more. The lock
+// drained has a replaced connection closed if it has no calls any more. The lock
 // is held.
 func (p *Pool) drained(c *conn) {
-	if _, ok := p.draining[c]; !ok {
-		return // Close has cut it off
+	if _, ok := p.draining[c]; !ok || c.calls.Load() > 0 {
+		return // in service, or cut off by Close
 	}
 	delete(p.draining, c)
+	c.stop()
 	p.wg.Go(func() {
-		c.close()
+		_ = c.cc.Close() // it fails the second time only
 		if f := p.cfg.Trace.ConnDrained; f != nil {
 			f(ConnDrained{Index: c.index, Took: time.Since(c.replaced)})
 		}
@@ -209,13 +251,13 @@ func (p *Pool) drained(c *conn) {
 func (p *Pool) Stat() Stat {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := p.stat
-	s.Conns, s.Draining = len(p.conns), len(p.draining)
-	for _, c := range p.conns {
+	s, conns := p.stat, *p.conns.Load()
+	s.Calls, s.Conns, s.Draining, s.InFlight = p.calls.Load(), len(conns), len(p.draining), p.inFlight()
+	for _, c := range conns {
 		if c.cc.GetState() == connectivity.Ready {
 			s.Ready++
 		}
-		if c.suspect {
+		if c.suspect.Load() {
 			s.Suspect++
 		}
 	}
@@ -228,11 +270,10 @@ func (p *Pool) Stat() Stat {
 // wraps the context's. A second Close does nothing.
 func (p *Pool) Close(ctx context.Context) error {
 	p.mu.Lock()
-	if p.closed {
+	if p.closed.Swap(true) {
 		p.mu.Unlock()
 		return nil
 	}
-	p.closed = true
 	p.rest()
 	p.wake()
 	p.mu.Unlock()
@@ -242,23 +283,21 @@ func (p *Pool) Close(ctx context.Context) error {
 	select {
 	case <-p.idle:
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		err = fmt.Errorf("grpcclient: the pool was closed with calls in flight: %w", context.Cause(ctx))
 	}
 	p.mu.Lock()
-	all := p.conns
-	for c := range p.draining {
-		all = append(all, c)
+	if p.rested {
+		err = nil // at the last moment
 	}
-	if n := p.stat.InFlight; err != nil && n > 0 {
-		err = fmt.Errorf("grpcclient: the pool was closed with %d calls in flight: %w", n, err)
-	} else {
-		err = nil
-	}
-	p.conns = nil
+	all := slices.AppendSeq(slices.Clone(*p.conns.Load()), maps.Keys(p.draining))
+	p.conns.Store(&[]*conn{})
 	clear(p.draining)
+	for _, c := range all {
+		c.stop()
+	}
 	p.mu.Unlock()
 	for _, c := range all {
-		c.close()
+		_ = c.cc.Close() // it fails the second time only
 	}
 	p.wg.Wait()
 	if p.made {

@@ -57,11 +57,9 @@ func TestAPoolGivesCallsThatOverlapToDifferentConnections(t *testing.T) {
 		within(t, s.began, 5*time.Second)
 	}
 	assert.Equal(t, Stat{Conns: n, Ready: n, InFlight: 2 * n, Calls: 10 + 2*n}, p.Stat())
-	p.mu.Lock()
-	for _, c := range p.conns {
-		assert.Equal(t, 2, c.calls)
+	for _, c := range *p.conns.Load() {
+		assert.EqualValues(t, 2, c.calls.Load())
 	}
-	p.mu.Unlock()
 	close(s.block)
 	for _, ch := range asked {
 		assert.NoError(t, within(t, ch, 5*time.Second))
@@ -285,7 +283,7 @@ func TestAConnectionStaysWhileNoOtherCanBeOpened(t *testing.T) {
 	require.True(t, eventually(5*time.Second, func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return p.conns[0].old
+		return (*p.conns.Load())[0].old
 	}))
 	require.NoError(t, both.Send(&testgrpc.StreamingOutputCallRequest{}))
 	_, err = both.Recv()
@@ -327,8 +325,8 @@ func TestCloseWaitsForCallsAndThenCutsThemOff(t *testing.T) {
 	cancel()
 	err = p.Close(ctx)
 	assert.ErrorIs(t, err, context.Canceled)
-	assert.ErrorContains(t, err, "1 calls in flight")
+	assert.ErrorContains(t, err, "with calls in flight")
 	_, err = both.Recv()
-	assert.Equal(t, codes.Canceled, status.Code(err))
+	assert.Contains(t, []codes.Code{codes.Canceled, codes.Unavailable}, status.Code(err), "%v", err)
 	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().InFlight == 0 }))
 }

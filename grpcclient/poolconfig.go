@@ -128,7 +128,7 @@ type Stat struct {
 	InFlight int // calls and streams, of Draining connections too
 
 	Calls           uint64 // that were begun
-	Waited          uint64 // of these, that waited because all connections were suspect
+	Waited          uint64 // of these, that waited because all connections were suspect or being asked
 	ReplacedOld     uint64 // connections that were replaced for their age
 	ReplacedSuspect uint64 // and for their peer's silence
 }

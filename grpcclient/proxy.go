@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/resolver"
@@ -85,12 +86,10 @@ type routed struct {
 
 func (c routed) UpdateState(s resolver.State) error {
 	s.Addresses = c.route.mark(s.Addresses)
-	endpoints := make([]resolver.Endpoint, len(s.Endpoints))
-	for i, e := range s.Endpoints {
-		e.Addresses = c.route.mark(e.Addresses)
-		endpoints[i] = e
+	s.Endpoints = slices.Clone(s.Endpoints) // nil stays nil, which to gRPC is not the same as none
+	for i := range s.Endpoints {
+		s.Endpoints[i].Addresses = c.route.mark(s.Endpoints[i].Addresses)
 	}
-	s.Endpoints = endpoints
 	return c.ClientConn.UpdateState(s)
 }
 
