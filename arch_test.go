@@ -100,6 +100,19 @@ func TestPackagesImportOnlyWhatTheyMay(t *testing.T) {
 	}
 }
 
+// The nested module of gRPC's users.
+func TestGrpcclientImportsOnlyWhatItMay(t *testing.T) {
+	allowed := []string{module + "/dial", module + "/health", "google.golang.org/grpc"}
+	for dir, s := range readSources(t, "grpcclient") {
+		require.Equal(t, ".", dir)
+		require.True(t, strings.HasPrefix(s.doc, "Package grpcclient "))
+		for p := range s.imports {
+			ok := slices.ContainsFunc(allowed, func(a string) bool { return p == a || !strings.HasPrefix(a, module) && strings.HasPrefix(p, a+"/") })
+			require.True(t, ok, "package grpcclient imports %s, which it may not", p)
+		}
+	}
+}
+
 func TestEveryPackageHasADocComment(t *testing.T) {
 	for dir, s := range readSources(t, ".") {
 		require.True(t, strings.HasPrefix(s.doc, "Package "), "package %s has no doc comment", dir)

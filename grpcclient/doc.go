@@ -48,4 +48,7 @@
 // flight, see Config.ServerMinPing. Give calls a deadline. A call that was in
 // flight on a connection that died fails with codes.Unavailable, unless gRPC knows
 // that the server hasn't seen it; a service config's retryPolicy may repeat it.
+// While nothing is connected calls fail at once, unless they wait for ready.
+// A dns target's first lookup that fails is repeated with gRPC's own backoff, of a
+// second and more.
 package grpcclient

@@ -103,11 +103,17 @@ func TestPingIsWhatAPoolOfClientConnsWants(t *testing.T) {
 
 // An hour, in no time: the connections are in memory, and time is synctest's.
 func TestADefaultServerHasNothingAgainstAnHourOfIdleness(t *testing.T) {
-	for name, streaming := range map[string]bool{"without calls": false, "with a stream on which nothing moves": true} {
+	for name, of := range map[string]struct {
+		cfg       Config
+		streaming bool
+	}{
+		"without calls":                        {},
+		"with a stream on which nothing moves": {streaming: true},
+		"with a health check":                  {cfg: Config{HealthCheck: true}},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const beyond = 90 * time.Minute
-				dialed := idleFor(t, Config{}, streaming, beyond)
+				dialed := idleFor(t, of.cfg, of.streaming, 90*time.Minute)
 				assert.EqualValues(t, 1, dialed, "the connection is the first one still")
 			})
 		})
@@ -158,6 +164,7 @@ func idleFor(t *testing.T, cfg Config, streaming bool, idle time.Duration) (dial
 func serveBubble(ln net.Listener) *grpc.Server {
 	srv := grpc.NewServer()
 	testgrpc.RegisterTestServiceServer(srv, &tester{})
+	healthpb.RegisterHealthServer(srv, grpchealth.NewServer())
 	go func() { _ = srv.Serve(ln) }()
 	return srv
 }
