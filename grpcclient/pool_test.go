@@ -171,65 +171,68 @@ func TestInterceptorsDoNotConfuseTheCount(t *testing.T) {
 
 func TestAnOldConnectionIsReplacedAndLosesNoStream(t *testing.T) {
 	t.Parallel()
-	for name, creds := range map[string]bool{"plain": false, "mutual TLS": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var server []grpc.ServerOption
-			var client []grpc.DialOption
-			if creds {
-				server, client = append(server, grpc.Creds(serverTLS(true))), append(client, grpc.WithTransportCredentials(clientTLS(true)))
-			}
-			s := &tester{block: make(chan struct{}), began: make(chan struct{}, 1)}
-			ln := listen(t)
-			serve(t, ln, s, server...)
-			told, trace := newTraced()
-			p := newPool(t, ln.Addr().String(), 1, PoolConfig{MaxConnLifetime: 300 * time.Millisecond, MaxConnLifetimeJitter: -1, Trace: trace}, client...)
-			c := testgrpc.NewTestServiceClient(p)
+	t.Run("plain", func(t *testing.T) {
+		t.Parallel()
+		outlives(t, nil, nil)
+	})
+	t.Run("mutual TLS", func(t *testing.T) {
+		t.Parallel()
+		outlives(t, []grpc.ServerOption{grpc.Creds(serverTLS(true))}, []grpc.DialOption{grpc.WithTransportCredentials(clientTLS(true))})
+	})
+}
 
-			in, err := c.StreamingInputCall(t.Context())
-			require.NoError(t, err)
-			out, err := c.StreamingOutputCall(t.Context(), &testgrpc.StreamingOutputCallRequest{ResponseParameters: make([]*testgrpc.ResponseParameters, 3)})
-			require.NoError(t, err)
-			both, err := c.FullDuplexCall(t.Context())
-			require.NoError(t, err)
-			unary := after(func() error { return waiting(t.Context(), p) })
-			within(t, s.began, 5*time.Second)
-			_, err = out.Recv()
-			require.NoError(t, err)
-			talk := func() {
-				require.NoError(t, both.Send(&testgrpc.StreamingOutputCallRequest{}))
-				_, err = both.Recv()
-				require.NoError(t, err)
-				require.NoError(t, in.Send(&testgrpc.StreamingInputCallRequest{}))
-			}
-			talk()
-			r := within(t, told.replaced, 5*time.Second)
-			assert.False(t, r.Silent)
-			assert.Equal(t, 4, r.InFlight)
-			assert.GreaterOrEqual(t, r.Age, 300*time.Millisecond)
-			assert.Equal(t, 1, p.Stat().Draining)
-			talk() // on the old one
-			_, err = call(t.Context(), p)
-			require.NoError(t, err)
+// outlives has a call of each kind begin before its connection is replaced, and
+// end after that.
+func outlives(t *testing.T, server []grpc.ServerOption, client []grpc.DialOption) {
+	s := &tester{block: make(chan struct{}), began: make(chan struct{}, 1)}
+	ln := listen(t)
+	serve(t, ln, s, server...)
+	told, trace := newTraced()
+	p := newPool(t, ln.Addr().String(), 1, PoolConfig{MaxConnLifetime: 300 * time.Millisecond, MaxConnLifetimeJitter: -1, Trace: trace}, client...)
+	c := testgrpc.NewTestServiceClient(p)
 
-			close(s.block)
-			require.NoError(t, within(t, unary, 5*time.Second))
-			for range 2 {
-				_, err = out.Recv()
-				require.NoError(t, err)
-			}
-			_, err = out.Recv()
-			require.Equal(t, io.EOF, err)
-			res, err := in.CloseAndRecv()
-			require.NoError(t, err)
-			assert.EqualValues(t, 2, res.AggregatedPayloadSize)
-			require.NoError(t, both.CloseSend())
-			_, err = both.Recv()
-			require.Equal(t, io.EOF, err)
-			within(t, told.drained, 5*time.Second)
-			assert.Zero(t, p.Stat().InFlight)
-		})
+	in, err := c.StreamingInputCall(t.Context())
+	require.NoError(t, err)
+	out, err := c.StreamingOutputCall(t.Context(), &testgrpc.StreamingOutputCallRequest{ResponseParameters: make([]*testgrpc.ResponseParameters, 3)})
+	require.NoError(t, err)
+	both, err := c.FullDuplexCall(t.Context())
+	require.NoError(t, err)
+	unary := after(func() error { return waiting(t.Context(), p) })
+	within(t, s.began, 5*time.Second)
+	_, err = out.Recv()
+	require.NoError(t, err)
+	talk := func() {
+		require.NoError(t, both.Send(&testgrpc.StreamingOutputCallRequest{}))
+		_, err = both.Recv()
+		require.NoError(t, err)
+		require.NoError(t, in.Send(&testgrpc.StreamingInputCallRequest{}))
 	}
+	talk()
+	r := within(t, told.replaced, 5*time.Second)
+	assert.False(t, r.Silent)
+	assert.Equal(t, 4, r.InFlight)
+	assert.GreaterOrEqual(t, r.Age, 300*time.Millisecond)
+	assert.Equal(t, 1, p.Stat().Draining)
+	talk() // on the old one
+	_, err = call(t.Context(), p)
+	require.NoError(t, err)
+
+	close(s.block)
+	require.NoError(t, within(t, unary, 5*time.Second))
+	for range 2 {
+		_, err = out.Recv()
+		require.NoError(t, err)
+	}
+	_, err = out.Recv()
+	require.Equal(t, io.EOF, err)
+	res, err := in.CloseAndRecv()
+	require.NoError(t, err)
+	assert.EqualValues(t, 2, res.AggregatedPayloadSize)
+	require.NoError(t, both.CloseSend())
+	_, err = both.Recv()
+	require.Equal(t, io.EOF, err)
+	within(t, told.drained, 5*time.Second)
+	assert.Zero(t, p.Stat().InFlight)
 }
 
 // The pool is busy while its connections are replaced all the time.
