@@ -333,3 +333,22 @@ func TestCloseWaitsForCallsAndThenCutsThemOff(t *testing.T) {
 	assert.Contains(t, []codes.Code{codes.Canceled, codes.Unavailable}, status.Code(err), "%v", err)
 	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().InFlight == 0 }))
 }
+
+// A connection is taken out of service between a call's choice of it and its first
+// step on it.
+func TestACallDoesNotBeginOnAConnectionThatWasReplacedMeanwhile(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, "passthrough:///nowhere", 1, PoolConfig{})
+	chosen := p.choose(false)
+	require.NotNil(t, chosen)
+	p.mu.Lock()
+	c, err := p.newConn(0)
+	require.NoError(t, err)
+	p.swap(chosen, c)
+	p.mu.Unlock()
+	assert.False(t, p.hold(chosen))
+	assert.True(t, eventually(5*time.Second, func() bool { return p.Stat().Draining == 0 }), "who gave it up has seen it closed")
+	assert.Same(t, c, p.choose(false))
+	require.True(t, p.hold(c))
+	p.release(c)
+}
