@@ -232,6 +232,7 @@ func outlives(t *testing.T, server []grpc.ServerOption, client []grpc.DialOption
 	_, err = both.Recv()
 	require.Equal(t, io.EOF, err)
 	within(t, told.drained, 5*time.Second)
+	assert.True(t, eventually(5*time.Second, func() bool { return p.Stat().Draining == 0 }), "the old one is closed after its last call")
 	assert.Zero(t, p.Stat().InFlight)
 }
 
