@@ -120,7 +120,7 @@ func (p *Pool) acquire(ctx context.Context) (*conn, error) {
 			return c, nil
 		}
 		if p.closed.Load() {
-			return nil, closedError{}
+			return nil, ErrClosed
 		}
 		changed := p.relieve(late)
 		if changed == nil {
@@ -319,9 +319,6 @@ func (closedError) Error() string { return "grpcclient: the pool is closed" }
 
 // GRPCStatus is what status.FromError asks for.
 func (e closedError) GRPCStatus() *status.Status { return status.New(codes.Canceled, e.Error()) }
-
-// Is reports that it is ErrClosed.
-func (closedError) Is(target error) bool { return target == ErrClosed }
 
 // ErrClosed is what errors.Is finds in the error of a call that was begun after
 // [Pool.Close]. Its code is codes.Canceled, as with a *grpc.ClientConn.
