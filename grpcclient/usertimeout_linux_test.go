@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/holdfast-go/holdfast/dial"
 )
@@ -55,4 +56,21 @@ func TestTheUserTimeoutInForceAfterTheHandshakeIsTheDialers(t *testing.T) {
 			})
 		}
 	}
+}
+
+// It is why the Timeout must be what it is.
+func TestGRPCSetsTheUserTimeoutToItsKeepaliveTimeout(t *testing.T) {
+	t.Parallel()
+	var conn atomic.Value
+	d, err := dial.New(dial.Config{Trace: &dial.Trace{DialDone: func(_ context.Context, d dial.DialDone) { conn.Store(d.Conn) }}})
+	require.NoError(t, err)
+	t.Cleanup(func() { d.Close() })
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	cc := newClient(t, ln.Addr().String(), Config{Dialer: d}, grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Hour, Timeout: 7 * time.Second}))
+	_, err = call(t.Context(), cc)
+	require.NoError(t, err)
+	s, err := dial.Inspect(conn.Load().(net.Conn))
+	require.NoError(t, err)
+	assert.Equal(t, 7*time.Second, s.UserTimeout)
 }
