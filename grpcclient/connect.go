@@ -9,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/grpc/credentials"
-
 	"github.com/holdfast-go/holdfast/health"
+	"google.golang.org/grpc/resolver"
 )
 
 // connector is what gRPC calls to connect.
@@ -36,31 +35,25 @@ func (c *connector) reach(ctx context.Context, address string) (net.Conn, error)
 	if path, ok := unixPath(address); ok {
 		return c.connect(ctx, "unix", path)
 	}
-	proxy, err := c.proxyFor(ctx, address)
+	r, ok := routeOf(ctx)
+	if !ok {
+		var err error
+		if r.proxy, err = proxyOf(c.proxy, address); err != nil {
+			return nil, err
+		}
+	}
+	if r.proxy == nil {
+		return c.persist(ctx, address, r.name)
+	}
+	conn, err := c.persist(ctx, withPort(r.proxy.Host), nil)
 	if err != nil {
 		return nil, err
 	}
-	if proxy == nil {
-		return c.persist(ctx, address)
-	}
-	conn, err := c.persist(ctx, withPort(proxy.Host))
-	if err != nil {
-		return nil, err
-	}
-	if err := tunnel(ctx, conn, address, proxy.User); err != nil {
+	if err := tunnel(ctx, conn, address, r.proxy.User); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return conn, nil
-}
-
-// proxyFor returns the proxy that the resolver has chosen for an address, or
-// chooses one.
-func (c *connector) proxyFor(ctx context.Context, address string) (*url.URL, error) {
-	if r, ok := credentials.ClientHandshakeInfoFromContext(ctx).Attributes.Value(routeKey{}).(route); ok {
-		return r.proxy, nil
-	}
-	return proxyOf(c.proxy, address)
 }
 
 func unixPath(address string) (path string, ok bool) {
@@ -82,7 +75,9 @@ const (
 // persist connects, and sends a fresh SYN whenever the last one has gone unanswered
 // for a while. Beside the newest attempt the first one goes on, for paths on which
 // an answer takes longer than that, and it is the one whose failure counts.
-func (c *connector) persist(ctx context.Context, address string) (net.Conn, error) {
+// Meanwhile the name that the address was found for may have got another, so it is
+// looked up again.
+func (c *connector) persist(ctx context.Context, address string, name *lookups) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	attempts, over := make(chan attempt), make(chan struct{})
@@ -113,6 +108,9 @@ func (c *connector) persist(ctx context.Context, address string) (net.Conn, erro
 			}
 		case <-pause.C:
 			go try(false)
+			if name != nil {
+				name.ResolveNow(resolver.ResolveNowOptions{})
+			}
 			pause.Reset(pauseNow())
 		}
 	}

@@ -62,7 +62,7 @@ func persistently(ctx context.Context, steps ...step) (*script, net.Conn, time.D
 		s.conns = append(s.conns, &pipe{})
 	}
 	begun := time.Now()
-	conn, err := (&connector{connect: s.dial}).persist(ctx, "address:1")
+	conn, err := (&connector{connect: s.dial}).persist(ctx, "address:1", nil)
 	return s, conn, time.Since(begun), err
 }
 

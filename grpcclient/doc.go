@@ -17,7 +17,11 @@
 //     the next call, and that call runs on a new one;
 //   - after an outage calls succeed within a second, not after a backoff of up to
 //     two minutes: a lost SYN is followed by a fresh one half a second later, and
-//     a failed connection is tried again after half a second at most.
+//     a failed connection is tried again after half a second at most;
+//   - the name of a dns target is looked up again as soon as a connection is lost,
+//     after a second or less if that failed, and while no address answers after 1,
+//     2, 4 seconds and so on up to DetectWithin, instead of after 30 s and up to two
+//     minutes: a server that has moved is found soon after its record has changed.
 //
 // Names are resolved as by grpc.NewClient: dns:///, passthrough:///, unix: and
 // unix-abstract: targets, those of your own resolvers, and HTTPS_PROXY and
@@ -48,7 +52,7 @@
 // flight, see Config.ServerMinPing. Give calls a deadline. A call that was in
 // flight on a connection that died fails with codes.Unavailable, unless gRPC knows
 // that the server hasn't seen it; a service config's retryPolicy may repeat it.
-// While nothing is connected calls fail at once, unless they wait for ready.
-// A dns target's first lookup that fails is repeated with gRPC's own backoff, of a
-// second and more.
+// While nothing is connected calls fail at once, unless they wait for ready. A
+// lookup takes as long as the system's resolver takes, several seconds where
+// packets to the DNS server are lost.
 package grpcclient

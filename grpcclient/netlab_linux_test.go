@@ -86,10 +86,7 @@ func (l *lab) connected(t *testing.T, target string, opts ...grpc.DialOption) *g
 
 // limit is how much time of this machine's something may take that began then.
 func (l *lab) limit(since time.Time, within time.Duration) time.Duration {
-	if raceEnabled {
-		within += time.Second
-	}
-	return within + l.clock.Lost(since)
+	return allowed(l.clock, since, within)
 }
 
 // died waits for the nth death by the guard's hand.
@@ -112,7 +109,7 @@ type outcome struct {
 
 func (o *outcome) String() string {
 	s := fmt.Sprintf("%d calls, %d failed, first success after %d ms by %s", o.calls, len(o.failed), o.first.Milliseconds(), o.who)
-	for _, err := range o.failed {
+	for _, err := range o.failed[:min(3, len(o.failed))] {
 		s += "; " + err.Error()
 	}
 	return s

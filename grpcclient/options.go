@@ -29,7 +29,7 @@ func (cfg *Config) options(opened func(net.Conn)) []grpc.DialOption {
 	c := &connector{connect: cfg.dialContext, proxy: cfg.Proxy, opened: opened}
 	opts := []grpc.DialOption{
 		grpc.WithContextDialer(c.dial),
-		grpc.WithResolvers(&dnsBuilder{proxy: cfg.Proxy}),
+		grpc.WithResolvers(&dnsBuilder{proxy: cfg.Proxy, longest: min(cfg.Dialer.Config().DetectWithin, maxLookupPause)}),
 		grpc.WithConnectParams(cfg.connectParams()),
 	}
 	if p, ok := cfg.keepalive(); ok {

@@ -10,10 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
-
-	"google.golang.org/grpc/resolver"
 )
 
 // gRPC looks for proxies only where there is no dialer of somebody else's. So
@@ -22,40 +19,12 @@ import (
 
 const defaultPort = "443" // gRPC's, for targets and proxies
 
-// routeKey is the key of an address's route, which gRPC hands on to the dialer.
-type routeKey struct{}
-
-// route is how to reach an address: through the proxy, if there is one.
-type route struct{ proxy *url.URL }
-
 func proxyOf(f func(*http.Request) (*url.URL, error), address string) (*url.URL, error) {
 	u, err := f(&http.Request{URL: &url.URL{Scheme: "https", Host: address}})
 	if err != nil {
 		return nil, fmt.Errorf("grpcclient: choosing a proxy for %s: %w", address, err)
 	}
 	return u, nil
-}
-
-// dnsBuilder is gRPC's resolver for dns targets, but for those behind a proxy.
-type dnsBuilder struct {
-	proxy func(*http.Request) (*url.URL, error)
-}
-
-func (*dnsBuilder) Scheme() string { return "dns" }
-
-func (b *dnsBuilder) Build(target resolver.Target, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
-	address := withPort(target.Endpoint())
-	proxy, err := proxyOf(b.proxy, address)
-	if err != nil {
-		return nil, err
-	}
-	r := route{proxy}
-	if proxy == nil {
-		return resolver.Get("dns").Build(target, routed{cc, r}, opts)
-	}
-	addrs := r.mark([]resolver.Address{{Addr: address}})
-	err = cc.UpdateState(resolver.State{Addresses: addrs, Endpoints: []resolver.Endpoint{{Addresses: addrs}}})
-	return settled{}, err
 }
 
 // withPort returns a host with gRPC's default port, unless it has one.
@@ -70,36 +39,6 @@ func withPort(host string) string {
 		host = host[1 : n-1]
 	}
 	return net.JoinHostPort(host, defaultPort)
-}
-
-// settled is a resolver with nothing to do any more.
-type settled struct{}
-
-func (settled) ResolveNow(resolver.ResolveNowOptions) {}
-func (settled) Close()                                {}
-
-// routed marks the addresses that a resolver finds with a route.
-type routed struct {
-	resolver.ClientConn
-	route route
-}
-
-func (c routed) UpdateState(s resolver.State) error {
-	s.Addresses = c.route.mark(s.Addresses)
-	s.Endpoints = slices.Clone(s.Endpoints) // nil stays nil, which to gRPC is not the same as none
-	for i := range s.Endpoints {
-		s.Endpoints[i].Addresses = c.route.mark(s.Endpoints[i].Addresses)
-	}
-	return c.ClientConn.UpdateState(s)
-}
-
-func (r route) mark(addrs []resolver.Address) []resolver.Address {
-	marked := make([]resolver.Address, len(addrs))
-	for i, a := range addrs {
-		a.Attributes = a.Attributes.WithValue(routeKey{}, r)
-		marked[i] = a
-	}
-	return marked
 }
 
 // tunnel asks the proxy at the other end of conn for a connection to an address.

@@ -133,7 +133,7 @@ func TestATargetThatNeedsNoProxyHasNoneForItsAddressesEither(t *testing.T) {
 			return nil, nil
 		}
 		return nil, errors.New("asked about " + r.URL.Host)
-	}})
+	}}, grpc.WithDisableServiceConfig()) // which would be looked up elsewhere
 	_, err = call(t.Context(), cc)
 	require.NoError(t, err)
 }

@@ -1,0 +1,186 @@
+package grpcclient
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/dns/dnsmessage"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-go/holdfast/internal/netlab"
+)
+
+// nameServer is a DNS server on loopback that has the same addresses for all names.
+type nameServer struct {
+	conn net.PacketConn
+
+	mu      sync.Mutex
+	addrs   []netip.Addr
+	code    dnsmessage.RCode
+	lookups int // questions for IPv4 addresses
+}
+
+func newNameServer(t *testing.T, addrs ...string) *nameServer {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := &nameServer{conn: conn}
+	s.answer(dnsmessage.RCodeSuccess, addrs...)
+	var running sync.WaitGroup
+	running.Go(s.serve)
+	t.Cleanup(func() { conn.Close(); running.Wait() })
+	return s
+}
+
+// answer says what to answer from now on.
+func (s *nameServer) answer(code dnsmessage.RCode, addrs ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.code, s.addrs = code, nil
+	for _, a := range addrs {
+		s.addrs = append(s.addrs, netip.MustParseAddr(a))
+	}
+}
+
+func (s *nameServer) asked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lookups
+}
+
+func (s *nameServer) serve() {
+	b := make([]byte, 1500)
+	for {
+		n, from, err := s.conn.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		if res, err := s.respond(b[:n]); err == nil {
+			_, _ = s.conn.WriteTo(res, from)
+		}
+	}
+}
+
+func (s *nameServer) respond(req []byte) ([]byte, error) {
+	var m dnsmessage.Message
+	if err := m.Unpack(req); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.Response, m.RCode, m.Additionals = true, s.code, nil
+	for _, q := range m.Questions {
+		if q.Type != dnsmessage.TypeA {
+			continue
+		}
+		s.lookups++
+		for _, a := range s.addrs {
+			m.Answers = append(m.Answers, dnsmessage.Resource{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
+				Body:   &dnsmessage.AResource{A: a.As4()},
+			})
+		}
+	}
+	return m.Pack()
+}
+
+// target is a name on a port, to be looked up here.
+func (s *nameServer) target(port string) string {
+	return "dns://" + s.conn.LocalAddr().String() + "/server.test.:" + port
+}
+
+// allowed is how much time of this machine's something may take that began then.
+func allowed(clock *netlab.Clock, since time.Time, within time.Duration) time.Duration {
+	if raceEnabled {
+		within += time.Second
+	}
+	return within + clock.Lost(since)
+}
+
+// twoServers listen on the same port of two addresses.
+func twoServers(t *testing.T) (one, two *grpc.Server, port string) {
+	t.Helper()
+	for range 20 {
+		ln := listen(t)
+		_, port, err := net.SplitHostPort(ln.Addr().String())
+		require.NoError(t, err)
+		other, err := net.Listen("tcp", net.JoinHostPort("127.0.0.2", port))
+		if err != nil {
+			ln.Close()
+			continue
+		}
+		return serve(t, ln, &tester{name: "one"}), serve(t, other, &tester{name: "two"}), port
+	}
+	t.Skip("no port is free on both 127.0.0.1 and 127.0.0.2, or there is no such address")
+	return nil, nil, ""
+}
+
+// gRPC looks a name up again after 30 s at the earliest.
+func TestAServerThatMovesIsFoundSoonAfterItsRecordHasChanged(t *testing.T) {
+	t.Parallel()
+	one, _, port := twoServers(t)
+	names := newNameServer(t, "127.0.0.1")
+	cc := newClient(t, names.target(port), Config{})
+	who, err := call(t.Context(), cc)
+	require.NoError(t, err)
+	require.Equal(t, "one", who)
+
+	one.Stop()
+	require.True(t, eventually(10*time.Second, func() bool { return names.asked() > 1 }), "the loss makes gRPC look it up again")
+	_, err = call(t.Context(), cc)
+	require.Equal(t, codes.Unavailable, status.Code(err))
+	names.answer(dnsmessage.RCodeSuccess, "127.0.0.2")
+	moved := time.Now()
+	who, err = call(t.Context(), cc, grpc.WaitForReady(true))
+	require.NoError(t, err)
+	assert.Equal(t, "two", who)
+	t.Logf("found %d ms after its record had changed, with %d lookups", time.Since(moved).Milliseconds(), names.asked())
+}
+
+func TestAClientThatIsStartedBeforeItsNameExistsFindsItsServerSoonAfterwards(t *testing.T) {
+	t.Parallel()
+	for name, of := range map[string]struct {
+		code dnsmessage.RCode
+		asks int // of package net in a lookup
+	}{
+		"no such name":        {dnsmessage.RCodeNameError, 1},
+		"a server that fails": {dnsmessage.RCodeServerFailure, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			clock := netlab.NewClock(t)
+			_, _, port := twoServers(t)
+			names := newNameServer(t)
+			names.answer(of.code)
+			cc := newClient(t, names.target(port), Config{})
+			cc.Connect()
+			require.True(t, eventually(20*time.Second, func() bool { return names.asked() >= 6*of.asks }), "gRPC's sixth lookup comes after 15 s, the seventh after 10 to 16 more")
+			names.answer(dnsmessage.RCodeSuccess, "127.0.0.2")
+			mended := time.Now()
+			who, err := call(t.Context(), cc, grpc.WaitForReady(true))
+			require.NoError(t, err)
+			assert.Equal(t, "two", who)
+			t.Logf("found %d ms after its name", time.Since(mended).Milliseconds())
+			assert.LessOrEqual(t, time.Since(mended), allowed(clock, mended, time.Second))
+		})
+	}
+}
+
+func TestANameIsNotLookedUpWhileItsServerAnswers(t *testing.T) {
+	t.Parallel()
+	_, _, port := twoServers(t)
+	names := newNameServer(t, "127.0.0.1", "127.0.0.2")
+	cc := newClient(t, names.target(port), Config{})
+	for range 200 {
+		_, err := call(t.Context(), cc)
+		require.NoError(t, err)
+	}
+	assert.Equal(t, 1, names.asked())
+}
