@@ -21,7 +21,7 @@ type Dialer struct {
 	net        net.Dialer       // never changed
 	setRTOMax  func(fd uintptr) // made once, so that a dial needn't
 	setGuarded func(fd uintptr) // the same
-	backstop   time.Duration    // the user timeout under a guard's eyes; 0: no other
+	inTheEnd   time.Duration    // see UserTimeout
 
 	guard  *health.Guard   // nil if unguarded
 	own    *health.Guard   // the same, if New made it
@@ -38,9 +38,9 @@ func New(cfg Config) (*Dialer, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Dialer{cfg: cfg}
+	d := &Dialer{cfg: cfg, inTheEnd: cfg.UserTimeout}
 	if derived && cfg.UserTimeout > 0 && cfg.guarded() {
-		d.backstop = min(backstopFactor*cfg.DetectWithin.Truncate(time.Millisecond), maxUserTimeout)
+		d.inTheEnd = min(backstopFactor*cfg.DetectWithin.Truncate(time.Millisecond), maxUserTimeout)
 	}
 	d.net = net.Dialer{
 		Timeout:       cfg.Timeout,
@@ -68,6 +68,16 @@ func New(cfg Config) (*Dialer, error) {
 // Config returns a copy of the dialer's configuration with every derived value
 // filled in. What is not set is negative in it. Guard is the one that was given.
 func (d *Dialer) Config() Config { return d.cfg.clone() }
+
+// UserTimeout returns the user timeout that a TCP connection has once it is
+// dialled: three times DetectWithin if it was derived and the guard judges
+// connections, else Config().UserTimeout. Negative: none is set. Whoever sets the
+// option again on the dialer's connections, as gRPC does, should set this value.
+//
+// Other than that have connections that no guard can judge, because DialDone has
+// a GuardErr or the system isn't Linux: they keep Config().UserTimeout; and those
+// whose user timeout Config.Control has set.
+func (d *Dialer) UserTimeout() time.Duration { return d.inTheEnd }
 
 // DialContext connects to an address. Networks are tcp, tcp4, tcp6, unix and
 // unixpacket; an address is host:port, or a path. Names with addresses of both

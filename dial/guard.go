@@ -95,7 +95,7 @@ func (d *Dialer) watch(ctx context.Context, c net.Conn, done *DialDone) error {
 			e.Advice = "a guard must be closed after the dialers and pools that use it"
 		}
 		return e
-	case judged && d.backstop > 0:
+	case judged && d.inTheEnd > d.cfg.UserTimeout:
 		set = d.setGuarded
 	case d.cfg.RTOMax <= 0, err != nil && d.cfg.UserTimeout <= 0:
 		return nil // the latter would be given up after few retransmissions
@@ -119,7 +119,7 @@ func (d *Dialer) relax(fd uintptr) {
 		d.setRTOMax(fd)
 	}
 	if now, err := sockopt.UserTimeout(fd); err == nil && now == d.cfg.UserTimeout.Truncate(time.Millisecond) {
-		_ = sockopt.SetUserTimeout(fd, d.backstop)
+		_ = sockopt.SetUserTimeout(fd, d.inTheEnd)
 	}
 }
 

@@ -111,6 +111,38 @@ func TestAcceptedConnectionsHaveRTOMaxOnlyWithAUserTimeout(t *testing.T) {
 	}
 }
 
+func TestADialerKnowsWhatUserTimeoutItsConnectionsHaveInTheEnd(t *testing.T) {
+	addr := echoServer(t, listen(t, "tcp", "127.0.0.1:0"))
+	const s = time.Second
+	for _, tt := range []struct {
+		name string
+		cfg  Config
+		want time.Duration
+	}{
+		{"derived", Config{}, 30 * s},
+		{"derived from a fraction", Config{DetectWithin: 2500 * time.Millisecond}, 7500 * time.Millisecond},
+		{"derived from keep-alive", Config{KeepAlive: keepAlive(2*s, s, 3)}, 15 * s},
+		{"given", Config{UserTimeout: 5 * s}, 5 * s},
+		{"given beside keep-alive", Config{UserTimeout: 5 * s, KeepAlive: keepAlive(2*s, s, 3)}, 5 * s},
+		{"given beside DetectWithin", Config{UserTimeout: 5 * s, DetectWithin: 10 * s}, 5 * s},
+		{"a backstop", Config{SlowReaders: true, UserTimeout: time.Minute}, time.Minute},
+		{"slow readers", Config{SlowReaders: true}, -1},
+		{"none", Config{UserTimeout: -1}, -1},
+		{"unguarded", Config{Unguarded: true}, 10 * s},
+		{"keep-alive off", Config{KeepAlive: keepAliveOff}, -1},
+		{"as much as the kernel holds", Config{KeepAlive: keepAlive(maxKeepAlive, maxKeepAlive, 64)}, maxUserTimeout},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newDialer(t, tt.cfg)
+			assert.Equal(t, tt.want, d.UserTimeout())
+			c, err := d.DialContext(t.Context(), "tcp", addr)
+			require.NoError(t, err)
+			defer c.Close()
+			assert.Equal(t, max(tt.want, 0), inspect(t, c).UserTimeout)
+		})
+	}
+}
+
 func TestInspectShowsTheGuardsView(t *testing.T) {
 	addr := echoServer(t, listen(t, "tcp", "127.0.0.1:0"))
 	for _, tt := range []struct {

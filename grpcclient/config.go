@@ -82,15 +82,14 @@ type Config struct {
 }
 
 const (
-	minDetectWithin     = 2 * time.Second // dial's
-	defaultMinPing      = 5 * time.Minute // grpc-go's EnforcementPolicy.MinTime
-	shortestMinPing     = time.Second
-	grpcMinPing         = 10 * time.Second // what grpc-go raises shorter times to
-	firstBackoff        = 100 * time.Millisecond
-	defaultMaxBackoff   = 500 * time.Millisecond
-	minMaxBackoff       = 10 * time.Millisecond
-	maxConnectTimeout   = 20 * time.Second // grpc-go's default
-	guardedUserTimeouts = 3                // how many times DetectWithin dial's guarded connections have
+	minDetectWithin   = 2 * time.Second // dial's
+	defaultMinPing    = 5 * time.Minute // grpc-go's EnforcementPolicy.MinTime
+	shortestMinPing   = time.Second
+	grpcMinPing       = 10 * time.Second // what grpc-go raises shorter times to
+	firstBackoff      = 100 * time.Millisecond
+	defaultMaxBackoff = 500 * time.Millisecond
+	minMaxBackoff     = 10 * time.Millisecond
+	maxConnectTimeout = 20 * time.Second // grpc-go's default
 )
 
 // check returns all that is wrong with cfg but for what dial.New finds.

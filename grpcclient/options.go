@@ -3,7 +3,6 @@ package grpcclient
 import (
 	"encoding/json"
 	"net"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -60,7 +59,7 @@ func (cfg *Config) connectParams() grpc.ConnectParams {
 // that it gets from a dialer, after the dialer has set its own: so it must be the
 // same.
 func (cfg *Config) keepalive() (keepalive.ClientParameters, bool) {
-	timeout := cfg.userTimeout()
+	timeout := cfg.Dialer.UserTimeout()
 	if cfg.ServerMinPing < 0 || timeout <= 0 {
 		return keepalive.ClientParameters{}, false
 	}
@@ -69,15 +68,6 @@ func (cfg *Config) keepalive() (keepalive.ClientParameters, bool) {
 		Timeout:             timeout,
 		PermitWithoutStream: cfg.PingIdle,
 	}, true
-}
-
-// userTimeout is what the dialer leaves set on its connections; negative: none.
-func (cfg *Config) userTimeout() time.Duration {
-	d := cfg.Dialer.Config()
-	if d.Unguarded || d.UserTimeout <= 0 {
-		return d.UserTimeout
-	}
-	return guardedUserTimeouts * d.DetectWithin.Truncate(time.Millisecond)
 }
 
 func healthConfig(service string) string {

@@ -31,6 +31,11 @@ func TestTheUserTimeoutInForceAfterTheHandshakeIsTheDialers(t *testing.T) {
 			"unguarded":    {dial.Config{DetectWithin: 5 * time.Second, Unguarded: true}, 5 * time.Second},
 			"slow readers": {dial.Config{DetectWithin: 5 * time.Second, SlowReaders: true}, 0},
 			"by default":   {dial.Config{}, 30 * time.Second},
+			"given": {dial.Config{
+				KeepAlive: net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}, UserTimeout: 5 * time.Second,
+			}, 5 * time.Second},
+			"given, and less than DetectWithin": {dial.Config{DetectWithin: 10 * time.Second, UserTimeout: 5 * time.Second}, 5 * time.Second},
+			"a backstop":                        {dial.Config{SlowReaders: true, UserTimeout: time.Minute}, time.Minute},
 		} {
 			t.Run(name+", "+dialer, func(t *testing.T) {
 				t.Parallel()
