@@ -22,7 +22,10 @@ type Config struct {
 
 	// Dialer opens the connections, and its guard watches them. Nil: one is made,
 	// whose guard has a goroutine while there are connections. One that is given
-	// needs DetectWithin, and is the caller's to close, after the connections.
+	// needs DetectWithin, and is the caller's to close, after the connections. Its
+	// Timeout bounds each attempt to connect, with all the handshakes. Its Trace is
+	// told of each SYN as of a dial of its own: of those that were sent beside one
+	// that is unanswered, all but one end with context.Canceled.
 	Dialer *dial.Dialer
 
 	// ServerMinPing is how often the server allows HTTP/2 pings: the MinTime of
@@ -89,7 +92,6 @@ const (
 	firstBackoff      = 100 * time.Millisecond
 	defaultMaxBackoff = 500 * time.Millisecond
 	minMaxBackoff     = 10 * time.Millisecond
-	maxConnectTimeout = 20 * time.Second // grpc-go's default
 )
 
 // check returns all that is wrong with cfg but for what dial.New finds.

@@ -1,6 +1,7 @@
 package grpcclient
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -65,6 +66,10 @@ func TestPingsComeNoMoreOftenThanEveryServerAllows(t *testing.T) {
 	assert.Equal(t, 66*time.Second, every)
 	every, _, _ = params(Config{ServerMinPing: time.Second})
 	assert.Equal(t, 10*time.Second, every)
+	for _, rare := range []time.Duration{10 * 365 * 24 * time.Hour, math.MaxInt64 / 11 * 10, math.MaxInt64/11*10 + 1e9, math.MaxInt64} {
+		every, _, _ = params(Config{ServerMinPing: rare})
+		assert.GreaterOrEqual(t, every, rare)
+	}
 	_, _, ok = params(Config{ServerMinPing: -1})
 	assert.False(t, ok)
 	slow, err := dial.New(dial.Config{SlowReaders: true})

@@ -2,15 +2,18 @@ package grpcclient
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/holdfast-go/holdfast/health"
 	"google.golang.org/grpc/resolver"
+
+	"github.com/holdfast-go/holdfast/health"
 )
 
 // connector is what gRPC calls to connect.
@@ -47,7 +50,7 @@ func (c *connector) reach(ctx context.Context, address string) (net.Conn, error)
 	}
 	conn, err := c.persist(ctx, withPort(r.proxy.Host), nil)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("grpcclient: connecting to the proxy for %s: %w", address, err)
 	}
 	if err := tunnel(ctx, conn, address, r.proxy.User); err != nil {
 		conn.Close()
@@ -74,20 +77,16 @@ const (
 
 // persist connects, and sends a fresh SYN whenever the last one has gone unanswered
 // for a while. Beside the newest attempt the first one goes on, for paths on which
-// an answer takes longer than that, and it is the one whose failure counts.
+// an answer takes longer than that, and it is the one whose failure counts: of
+// three at most, the others end as canceled, which is what a dial.Trace is told.
 // Meanwhile the name that the address was found for may have got another, so it is
 // looked up again.
 func (c *connector) persist(ctx context.Context, address string, name *lookups) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	var running sync.WaitGroup
+	defer running.Wait()
 	attempts, over := make(chan attempt), make(chan struct{})
 	defer close(over)
-	try := func(first bool) {
-		ctx, cancel := ctx, context.CancelFunc(func() {})
-		if !first {
-			ctx, cancel = context.WithTimeout(ctx, impatience+jitter)
-		}
-		defer cancel()
+	try := func(ctx context.Context, first bool) {
 		conn, err := c.connect(ctx, "tcp", address)
 		select {
 		case attempts <- attempt{conn, err, first}:
@@ -97,7 +96,13 @@ func (c *connector) persist(ctx context.Context, address string, name *lookups) 
 			}
 		}
 	}
-	go try(true)
+	// Only the first one's time runs out with ctx.
+	others, cancelOthers := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelOthers()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	running.Go(func() { try(ctx, true) })
 	pause := time.NewTimer(pauseNow())
 	defer pause.Stop()
 	for {
@@ -107,7 +112,12 @@ func (c *connector) persist(ctx context.Context, address string, name *lookups) 
 				return a.conn, a.err
 			}
 		case <-pause.C:
-			go try(false)
+			running.Go(func() {
+				ctx, cancel := context.WithCancel(others)
+				defer time.AfterFunc(impatience+jitter, cancel).Stop()
+				defer cancel()
+				try(ctx, false)
+			})
 			if name != nil {
 				name.ResolveNow(resolver.ResolveNowOptions{})
 			}

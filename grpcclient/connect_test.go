@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -27,6 +29,11 @@ type script struct {
 	steps []step
 	conns []*pipe
 	begun atomic.Int32
+
+	mu      sync.Mutex
+	now     int // under way
+	most    int
+	givenUp []error // why
 }
 
 type step struct {
@@ -37,8 +44,10 @@ type step struct {
 
 func (s *script) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	i := int(s.begun.Add(1)) - 1
+	s.count(1, nil)
 	if i >= len(s.steps) {
 		<-ctx.Done()
+		s.count(-1, ctx.Err())
 		return nil, ctx.Err()
 	}
 	done := ctx.Done()
@@ -48,12 +57,24 @@ func (s *script) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	select {
 	case <-time.After(s.steps[i].takes):
 	case <-done:
+		s.count(-1, ctx.Err())
 		return nil, ctx.Err()
 	}
+	s.count(-1, nil)
 	if err := s.steps[i].err; err != nil {
 		return nil, err
 	}
 	return s.conns[i], nil
+}
+
+func (s *script) count(n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now += n
+	s.most = max(s.most, s.now)
+	if err != nil {
+		s.givenUp = append(s.givenUp, err)
+	}
 }
 
 func persistently(ctx context.Context, steps ...step) (*script, net.Conn, time.Duration, error) {
@@ -103,14 +124,48 @@ func TestTheFirstAttemptsFailureCounts(t *testing.T) {
 	})
 }
 
-func TestWhoConnectsTooLateIsClosed(t *testing.T) {
+func TestWhoConnectsTooLateIsWaitedForAndClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, conn, _, err := persistently(t.Context(), step{takes: time.Minute, deaf: true}, step{takes: time.Millisecond})
+		s, conn, took, err := persistently(t.Context(), step{takes: 2 * time.Second, deaf: true}, step{takes: time.Millisecond})
 		require.NoError(t, err)
 		assert.Same(t, s.conns[1], conn)
-		<-time.After(2 * time.Minute)
 		assert.True(t, s.conns[0].closed.Load())
 		assert.False(t, s.conns[1].closed.Load())
+		assert.Equal(t, 2*time.Second, took)
 		assert.EqualValues(t, 2, s.begun.Load(), "and no further one was begun")
+		assert.Zero(t, s.now)
+	})
+}
+
+// A balancer sees two a second on a slow path, and no more than three at a time.
+func TestFreshSYNsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		s, _, _, err := persistently(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.LessOrEqual(t, s.begun.Load(), int32(1+20*time.Second/impatience))
+		assert.Greater(t, s.begun.Load(), int32(20*time.Second/(impatience+jitter)))
+		assert.LessOrEqual(t, s.most, 3)
+	})
+}
+
+// So what counts failed dials counts one, or none.
+func TestOfTheAttemptsAtOneConnectionAllButOneEndAsCanceled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		s, _, _, err := persistently(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Zero(t, s.now, "nobody is left behind")
+		failures := slices.DeleteFunc(s.givenUp, func(err error) bool { return errors.Is(err, context.Canceled) })
+		assert.Equal(t, []error{context.DeadlineExceeded}, failures)
+		s, _, _, err = persistently(t.Context(), step{takes: 5 * time.Second})
+		require.NoError(t, err)
+		require.Zero(t, s.now)
+		assert.NotEmpty(t, s.givenUp)
+		for _, err := range s.givenUp {
+			assert.ErrorIs(t, err, context.Canceled)
+		}
 	})
 }

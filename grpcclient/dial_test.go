@@ -11,8 +11,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-go/holdfast/dial"
 )
 
 func TestTargetsMeanWhatTheyMeanToNewClient(t *testing.T) {
@@ -81,6 +85,35 @@ func TestOptionsThatComeLaterWin(t *testing.T) {
 	serve(t, again, &tester{})
 	_, err = call(ctx, cc, grpc.WaitForReady(true))
 	assert.ErrorIs(t, ctx.Err(), context.DeadlineExceeded, "%v", err)
+}
+
+// slow is a listener whose connections wait before anybody speaks to them.
+type slow struct {
+	net.Listener
+	by time.Duration
+}
+
+func (l slow) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	<-time.After(l.by)
+	return c, err
+}
+
+// The handshakes count as connecting: DetectWithin is about silence later on.
+func TestADialersTimeoutBoundsConnectingAndNotDetectWithin(t *testing.T) {
+	t.Parallel()
+	for timeout, want := range map[time.Duration]codes.Code{10 * time.Second: codes.OK, time.Second: codes.Unavailable} {
+		t.Run(timeout.String(), func(t *testing.T) {
+			t.Parallel()
+			ln := listen(t)
+			serve(t, slow{ln, 2500 * time.Millisecond}, &tester{})
+			d, err := dial.New(dial.Config{DetectWithin: 2 * time.Second, Timeout: timeout})
+			require.NoError(t, err)
+			t.Cleanup(func() { d.Close() })
+			_, err = call(t.Context(), newClient(t, ln.Addr().String(), Config{Dialer: d}))
+			assert.Equal(t, want, status.Code(err), "%v", err)
+		})
+	}
 }
 
 func TestAServerThatIsBackIsFoundWithinASecond(t *testing.T) {

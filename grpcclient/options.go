@@ -2,6 +2,7 @@ package grpcclient
 
 import (
 	"encoding/json"
+	"math"
 	"net"
 
 	"google.golang.org/grpc"
@@ -49,7 +50,7 @@ func (cfg *Config) connectParams() grpc.ConnectParams {
 			Jitter:     0.2,
 			MaxDelay:   cfg.MaxBackoff,
 		},
-		MinConnectTimeout: min(cfg.Dialer.Config().DetectWithin, maxConnectTimeout),
+		MinConnectTimeout: cfg.Dialer.Config().Timeout,
 	}
 }
 
@@ -63,8 +64,12 @@ func (cfg *Config) keepalive() (keepalive.ClientParameters, bool) {
 	if cfg.ServerMinPing < 0 || timeout <= 0 {
 		return keepalive.ClientParameters{}, false
 	}
+	every := max(cfg.ServerMinPing+cfg.ServerMinPing/10, grpcMinPing)
+	if every < cfg.ServerMinPing {
+		every = math.MaxInt64 // gRPC's for never
+	}
 	return keepalive.ClientParameters{
-		Time:                max(cfg.ServerMinPing+cfg.ServerMinPing/10, grpcMinPing),
+		Time:                every,
 		Timeout:             timeout,
 		PermitWithoutStream: cfg.PingIdle,
 	}, true

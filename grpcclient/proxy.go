@@ -24,6 +24,9 @@ func proxyOf(f func(*http.Request) (*url.URL, error), address string) (*url.URL,
 	if err != nil {
 		return nil, fmt.Errorf("grpcclient: choosing a proxy for %s: %w", address, err)
 	}
+	if u != nil && u.Host == "" {
+		return nil, fmt.Errorf("grpcclient: the proxy for %s, %q, has no host: use a URL such as http://proxy.internal:3128", address, u.Redacted())
+	}
 	return u, nil
 }
 
@@ -47,8 +50,11 @@ func withPort(host string) string {
 func tunnel(ctx context.Context, conn net.Conn, address string, user *url.Userinfo) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	err := connectVia(conn, address, user)
-	if !stop() {
-		err = errors.Join(context.Cause(ctx), err) // the deadline may come at any time
+	if !stop() { // the deadline may come at any time
+		if err == nil {
+			err = errors.New("its answer came too late")
+		}
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
 	if err != nil {
 		return fmt.Errorf("grpcclient: the proxy at %v, asked for %s: %w", conn.RemoteAddr(), address, err)
@@ -84,7 +90,7 @@ const maxHead = 64 << 10
 // readHead reads up to the empty line.
 func readHead(conn net.Conn) ([]byte, error) {
 	var head []byte
-	for b := make([]byte, 1); !bytes.HasSuffix(head, []byte("\r\n\r\n")) && !bytes.HasSuffix(head, []byte("\n\n")); {
+	for b := make([]byte, 1); !bytes.HasSuffix(head, []byte("\n\r\n")) && !bytes.HasSuffix(head, []byte("\n\n")); {
 		if len(head) == maxHead {
 			return nil, errors.New("its answer has no end")
 		}

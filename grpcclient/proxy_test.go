@@ -143,9 +143,11 @@ func TestWhatAProxySaysIsInTheError(t *testing.T) {
 	for refusal, want := range map[string]string{
 		"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n": "407 Proxy Authentication Required",
 		"HTTP/1.1 503 Nope\r\nContent-Length: 1\r\n\r\nx":    "503 Nope",
-		"SSH-2.0-x\r\n\r\n":            "malformed HTTP",
-		"HTTP/1.1 200 OK":              "EOF",
-		strings.Repeat("x", maxHead+1): "its answer has no end",
+		"HTTP/1.1 403 No\n\r\n":                              "403 No",
+		"HTTP/1.1 404 No\n\n":                                "404 No",
+		"SSH-2.0-x\r\n\r\n":                                  "malformed HTTP",
+		"HTTP/1.1 200 OK":                                    "EOF",
+		strings.Repeat("x", maxHead+1):                       "its answer has no end",
 	} {
 		t.Run(want, func(t *testing.T) {
 			t.Parallel()
@@ -168,7 +170,34 @@ func TestAProxyThatDoesNotAnswerHoldsNobodyLongerThanAnAttemptLasts(t *testing.T
 		Proxy:        func(*http.Request) (*url.URL, error) { return &url.URL{Host: silent.Addr().String()}, nil },
 	}))
 	assert.Equal(t, codes.Unavailable, status.Code(err), "%v", err)
+	assert.ErrorContains(t, err, "grpcclient: the proxy at "+silent.Addr().String()+", asked for x:1: context deadline exceeded: ")
+	assert.NotContains(t, err.Error(), "\n")
 	assert.Less(t, time.Since(begun), 3*time.Second)
+}
+
+func TestAProxyThatIsNotThereIsNamedWithTheTarget(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	ln.Close()
+	_, err := call(t.Context(), newClient(t, "dns:///nowhere.invalid:8443", Config{
+		Proxy: func(*http.Request) (*url.URL, error) {
+			return &url.URL{Host: ln.Addr().String(), User: url.UserPassword("me", "secret")}, nil
+		},
+	}))
+	assert.Equal(t, codes.Unavailable, status.Code(err))
+	assert.ErrorContains(t, err, "connecting to the proxy for nowhere.invalid:8443: dial: tcp ")
+	assert.ErrorContains(t, err, ln.Addr().String()+": connect: connection refused")
+	assert.NotContains(t, err.Error(), "secret")
+}
+
+func TestAProxyWithoutAHostIsNotLocalhost(t *testing.T) {
+	t.Parallel()
+	u, err := url.Parse("proxy:3128")
+	require.NoError(t, err)
+	for _, target := range []string{"dns:///x:1", "passthrough:///x:1"} {
+		_, err := call(t.Context(), newClient(t, target, Config{Proxy: func(*http.Request) (*url.URL, error) { return u, nil }}))
+		assert.ErrorContains(t, err, `has no host: use a URL such as http://`, target)
+	}
 }
 
 func TestAFailingChoiceOfAProxyIsTheCallsError(t *testing.T) {
