@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/holdfast-go/holdfast/dial"
-	"github.com/holdfast-go/holdfast/health"
 )
 
 // Config says how connections are opened and how fast a dead peer is noticed on
@@ -79,9 +78,6 @@ type Config struct {
 	// HealthService is the name of the service to ask for. Empty: the server as a
 	// whole. It is an error without HealthCheck.
 	HealthService string
-
-	// dialContext takes the place of the Dialer's: tests dial from elsewhere.
-	dialContext health.DialFunc
 }
 
 const (
@@ -144,9 +140,6 @@ func (cfg Config) complete() (_ Config, made bool, err error) {
 		if cfg.Dialer, err = dial.New(dial.Config{DetectWithin: cfg.DetectWithin}); err != nil {
 			return cfg, false, err
 		}
-	}
-	if cfg.dialContext == nil {
-		cfg.dialContext = cfg.Dialer.DialContext
 	}
 	return cfg, made, nil
 }

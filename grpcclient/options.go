@@ -26,7 +26,7 @@ func DialOptions(cfg Config) ([]grpc.DialOption, error) {
 // options returns the options of a complete Config. If opened isn't nil it is
 // told of each connection, before gRPC has it.
 func (cfg *Config) options(opened func(net.Conn)) []grpc.DialOption {
-	c := &connector{connect: cfg.dialContext, proxy: cfg.Proxy, opened: opened}
+	c := &connector{connect: cfg.Dialer.DialContext, proxy: cfg.Proxy, opened: opened}
 	opts := []grpc.DialOption{
 		grpc.WithContextDialer(c.dial),
 		grpc.WithResolvers(&dnsBuilder{proxy: cfg.Proxy, longest: min(cfg.Dialer.Config().DetectWithin, maxLookupPause)}),

@@ -75,6 +75,26 @@ func (h *Host) Do(f func() error) error {
 	return ns.do(f)
 }
 
+func (n *namespace) do(f func() error) error {
+	leave, err := n.visit()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return f()
+}
+
+// Enter is Do for what begins in one function and ends in another, as between
+// two hooks: the calling goroutine's thread is in the host's namespace until the
+// same goroutine calls leave.
+func (h *Host) Enter() (leave func(), err error) {
+	ns, err := h.namespace()
+	if err != nil {
+		return nil, err
+	}
+	return ns.visit()
+}
+
 // Dial connects from the host to a TCP address with the given dial function;
 // nil means a plain net.Dialer's. It is [Host.Do] around the call, with the
 // same limit: what dial does in goroutines of its own happens outside. The

@@ -163,6 +163,12 @@ func TestDoReturnsTheThreadEvenAfterAPanicAndNests(t *testing.T) {
 		return err
 	}))
 	assert.Equal(t, home, inode())
+
+	leave, err := lab.Client.Enter()
+	require.NoError(t, err)
+	assert.NotEqual(t, home, inode())
+	leave()
+	assert.Equal(t, home, inode())
 }
 
 // TestHelperEcho is a server in a process of its own.

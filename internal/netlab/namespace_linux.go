@@ -89,24 +89,26 @@ func (n *namespace) close() {
 	_ = n.file.Close()
 }
 
-func (n *namespace) do(f func() error) error {
+// visit is enter on a thread that the calling goroutine keeps until leave.
+func (n *namespace) visit() (leave func(), err error) {
 	runtime.LockOSThread()
 	home, err := syscall.Open("/proc/thread-self/ns/net", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		runtime.UnlockOSThread()
-		return fmt.Errorf("netlab: %w", &os.PathError{Op: "open", Path: "/proc/thread-self/ns/net", Err: err})
+		return nil, fmt.Errorf("netlab: %w", &os.PathError{Op: "open", Path: "/proc/thread-self/ns/net", Err: err})
 	}
-	defer func() {
+	leave = func() {
 		// A thread that can't go home stays locked, and ends with its goroutine.
 		if setns(uintptr(home)) == nil {
 			runtime.UnlockOSThread()
 		}
 		_ = syscall.Close(home)
-	}()
-	if err := n.enter(); err != nil {
-		return err
 	}
-	return f()
+	if err := n.enter(); err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
 }
 
 func (n *namespace) enter() error {

@@ -19,7 +19,7 @@ func newNamespace() (*namespace, error) {
 }
 
 func (*namespace) close()                                {}
-func (*namespace) do(func() error) error                 { return errClosed }
+func (*namespace) visit() (func(), error)                { return nil, errClosed }
 func (*namespace) start(*exec.Cmd) error                 { return errClosed }
 func setReadBuffer(ln *net.TCPListener, bytes int) error { return errClosed }
 func readOnly(error) bool                                { return false }
