@@ -3,7 +3,6 @@ package main
 import (
 	"net"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -11,20 +10,22 @@ import (
 )
 
 // server is what the workers call: grpc.health.v1, because that needs no code of
-// its own.
+// its own. It has gRPC's default options.
 type server struct {
-	listen  func() (net.Listener, error) // at the same address every time
+	addr    string
+	listen  func() (net.Listener, error) // at that address, every time
 	srv     *grpc.Server
 	running sync.WaitGroup
 }
 
-// start listens. After stop it may have to try again: the port could be taken
-// for an outgoing connection meanwhile.
+// newServer starts a server, which is to be stopped.
+func newServer(listen func() (net.Listener, error), addr string) (*server, error) {
+	s := &server{addr: addr, listen: listen}
+	return s, s.start()
+}
+
 func (s *server) start() error {
 	ln, err := s.listen()
-	for giveUp := time.Now().Add(2 * time.Second); err != nil && time.Now().Before(giveUp); ln, err = s.listen() {
-		time.Sleep(20 * time.Millisecond)
-	}
 	if err != nil {
 		return err
 	}
@@ -34,10 +35,8 @@ func (s *server) start() error {
 	return nil
 }
 
-// stop ends it with all its connections.
+// stop ends it with all its connections. It may be called again.
 func (s *server) stop() {
-	if s.srv != nil {
-		s.srv.Stop()
-		s.running.Wait()
-	}
+	s.srv.Stop()
+	s.running.Wait()
 }

@@ -2,69 +2,101 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 
-	"github.com/holdfast-go/holdfast/dial"
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 )
+
+// The sides' names.
+const (
+	ordinary = "grpc.NewClient"
+	tuned    = "the same, tuned"
+	level1   = "DialOptions"
+	level2   = "Pool"
+)
+
+var levels = []string{ordinary, tuned, level1, level2}
+
+// holdfast reports whether a side is it.
+func holdfast(level string) bool { return level == level1 || level == level2 }
 
 // side is a way to make calls, and the books that are kept on it.
 type side struct {
-	name string
-	cc   grpc.ClientConnInterface
-	end  func()
+	level string
+	cc    grpc.ClientConnInterface
+	end   func()
 
 	mu  sync.Mutex
 	row *row // of the present fault; nil before it
 }
 
-// row is what one fault did to one side.
-type row struct {
-	struck, back time.Time
-	failed       int
-	last         time.Time // when the last failed call had begun
-	success      time.Time // when the first call ended well that ended after back
+// newSides makes a side of each level, for servers among which a resolver, such as
+// DNS, offers the choice. They are to be closed.
+func newSides(site *backstage.Site, detect time.Duration, servers []*server) (sides []*side, err error) {
+	for _, level := range levels {
+		s := &side{level: level}
+		if err := s.connect(site, detect, servers); err != nil {
+			closeAll(sides)
+			return nil, err
+		}
+		sides = append(sides, s)
+	}
+	return sides, nil
 }
 
-// newSides connects the three sides with a target.
-func newSides(s *site, target string, detect time.Duration) (sides []*side, err error) {
-	defer func() {
-		if err != nil {
-			closeAll(sides)
+func (s *side) connect(site *backstage.Site, detect time.Duration, servers []*server) error {
+	found := manual.NewBuilderWithScheme("lab")
+	var state resolver.State
+	for _, srv := range servers {
+		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: srv.addr}}})
+	}
+	found.InitialState(state)
+	const target = "lab:///servers"
+	opts := []grpc.DialOption{plaintext(), grpc.WithResolvers(found)}
+	if !holdfast(s.level) {
+		connect := site.Dial(new(net.Dialer).DialContext)
+		opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return connect(ctx, "tcp", addr) }))
+		if s.level == tuned {
+			opts = append(opts, tuning(detect)...)
 		}
-	}()
-	plain, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return s.dial((&net.Dialer{}).DialContext)(ctx, "tcp", addr)
-		}))
-	if err != nil {
-		return nil, err
+		cc, err := grpc.NewClient(target, opts...)
+		if err != nil {
+			return err
+		}
+		s.cc, s.end = cc, func() { _ = cc.Close() }
+		return nil
 	}
-	sides = append(sides, &side{name: "grpc.NewClient", cc: plain, end: func() { plain.Close() }})
-	d, err := dial.New(dial.Config{DetectWithin: detect, Guard: s.guard, Trace: s.trace})
+	d, err := site.Dialer(detect)
 	if err != nil {
-		return sides, err
+		return err
 	}
-	cc, err := withOptions(target, d)
+	if s.level == level1 {
+		cc, err := withOptions(target, d, opts...)
+		if err != nil {
+			return errors.Join(err, d.Close())
+		}
+		s.cc, s.end = cc, func() { _ = cc.Close(); _ = d.Close() }
+		return nil
+	}
+	p, err := withPool(target, d, opts...)
 	if err != nil {
-		return sides, err
+		return errors.Join(err, d.Close())
 	}
-	sides = append(sides, &side{name: "DialOptions", cc: cc, end: func() { cc.Close() }})
-	p, err := withPool(target, d)
-	if err != nil {
-		return sides, err
-	}
-	return append(sides, &side{name: "Pool", cc: p, end: func() {
+	s.cc, s.end = p, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = p.Close(ctx)
-		d.Close()
-	}}), nil
+		_ = d.Close()
+	}
+	return nil
 }
 
 func closeAll(sides []*side) {
@@ -73,49 +105,50 @@ func closeAll(sides []*side) {
 	}
 }
 
-// call makes a call, which waits for a connection, and notes what came of it.
-func (s *side) call(ctx context.Context, deadline time.Duration) error {
-	begun := time.Now()
+// call makes a call, which waits for a connection, or doesn't, and notes what came
+// of it.
+func (s *side) call(ctx context.Context, deadline time.Duration, wait bool) {
+	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	_, err := healthpb.NewHealthClient(s.cc).Check(limited, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+	_, err := healthpb.NewHealthClient(s.cc).Check(limited, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(wait))
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch r := s.row; {
-	case r == nil:
-	case err != nil:
-		r.failed++
-		if begun.After(r.last) {
-			r.last = begun
-		}
-	case r.success.IsZero() && !r.back.IsZero():
-		r.success = time.Now()
+	if s.row != nil {
+		s.row.ended(began, time.Now(), wait, err)
 	}
-	return err
 }
 
 // strike begins a row: from now on things break.
 func (s *side) strike() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.row = &row{struck: time.Now()}
+	s.row = &row{level: s.level, struck: time.Now()}
 }
 
-// back notes that the server can be reached again.
+// broken notes that they are.
+func (s *side) broken() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.row.over, s.row.back = now, now
+}
+
+// back notes that a server can be reached again.
 func (s *side) back() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.row.back, s.row.success = time.Now(), time.Time{}
+	s.row.later = count{}
 }
 
 // closeRow ends the row and returns it.
 func (s *side) closeRow() row {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := *s.row
-	s.row = nil
-	return r
+	s.row.end = time.Now()
+	return *s.row
 }

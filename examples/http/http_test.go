@@ -7,13 +7,15 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
+	"github.com/holdfast-go/holdfast/examples/internal/backstage/rehearsal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -65,9 +67,9 @@ func cells(t *testing.T, out, fault, protocol, level string) cell {
 
 func TestTheShowEndsWithATableAndKeptPromises(t *testing.T) {
 	var out bytes.Buffer
-	code, err := show(t.Context(), options{workers: 4, detect: 2 * time.Second, pace: hurried}, &out)
+	code, err := show(t.Context(), options{backstage.Options{Workers: 4, Detect: 2 * time.Second}, hurried}, &out)
 	require.NoError(t, err)
-	require.Equal(t, exitKept, code, "%s", &out)
+	require.Equal(t, backstage.ExitKept, code, "%s", &out)
 	text := out.String()
 	for _, protocol := range protocols {
 		assert.Zero(t, cells(t, text, "server restarts", protocol, level2).gets)
@@ -85,16 +87,16 @@ func TestSilentFaultsCostAClientNoGET(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}
-	site, err := newSite(true, func(error) {})
+	site, err := backstage.NewSite(true, 1, func(error) {})
 	require.NoError(t, err)
-	site.close()
-	if site.lab == nil {
-		t.Skip(site.noLab)
+	site.Close()
+	if site.Lab == nil {
+		t.Skip(site.NoLab)
 	}
 	var out bytes.Buffer
-	code, err := show(t.Context(), options{workers: 4, detect: 2 * time.Second, lab: true, pace: hurried}, &out)
+	code, err := show(t.Context(), options{backstage.Options{Workers: 4, Detect: 2 * time.Second, Lab: true}, hurried}, &out)
 	require.NoError(t, err)
-	require.Equal(t, exitKept, code, "%s", &out)
+	require.Equal(t, backstage.ExitKept, code, "%s", &out)
 	text := out.String()
 	for _, protocol := range protocols {
 		for _, fault := range []string{"flows forgotten, idle", "flows forgotten, busy"} {
@@ -108,35 +110,11 @@ func TestSilentFaultsCostAClientNoGET(t *testing.T) {
 func TestAnInterruptedShowCleansUp(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	out := &watched{want: "2 of 6", seen: interrupt}
-	code, err := show(ctx, options{workers: 2, detect: 2 * time.Second, lab: true, pace: hurried}, out)
-	assert.Equal(t, exitInterrupted, code)
+	out := &rehearsal.Output{Want: "2 of 6", Seen: interrupt}
+	code, err := show(ctx, options{backstage.Options{Workers: 2, Detect: 2 * time.Second, Lab: true}, hurried}, out)
+	assert.Equal(t, backstage.ExitInterrupted, code)
 	assert.ErrorContains(t, err, "interrupted")
 	assert.Contains(t, out.String(), "server restarts")
-}
-
-// watched calls seen as soon as a text was written.
-type watched struct {
-	mu   sync.Mutex
-	buf  strings.Builder
-	want string
-	seen func()
-}
-
-func (w *watched) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.buf.Write(p)
-	if strings.Contains(string(p), w.want) {
-		w.seen()
-	}
-	return len(p), nil
-}
-
-func (w *watched) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.String()
 }
 
 func TestBadUseIsExplained(t *testing.T) {
@@ -146,11 +124,11 @@ func TestBadUseIsExplained(t *testing.T) {
 		code int
 		says string
 	}{
-		{"help", []string{"-h"}, exitKept, "-detect"},
-		{"unknown flag", []string{"-fast"}, exitFailed, "-fast"},
-		{"argument", []string{"now"}, exitFailed, `"now"`},
-		{"too few workers", []string{"-workers=0"}, exitFailed, "-workers is 0"},
-		{"detect too short", []string{"-detect=1s"}, exitFailed, "-detect is 1s"},
+		{"help", []string{"-h"}, backstage.ExitKept, "-detect"},
+		{"unknown flag", []string{"-fast"}, backstage.ExitFailed, "-fast"},
+		{"argument", []string{"now"}, backstage.ExitFailed, `"now"`},
+		{"too few workers", []string{"-workers=0"}, backstage.ExitFailed, "-workers is 0"},
+		{"detect too short", []string{"-detect=1s"}, backstage.ExitFailed, "-detect is 1s"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var stderr bytes.Buffer

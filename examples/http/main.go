@@ -17,16 +17,12 @@ package main
 
 import (
 	"context"
-	"flag"
-	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/holdfast-go/holdfast/dial"
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 	"github.com/holdfast-go/holdfast/httpclient"
 )
 
@@ -49,62 +45,22 @@ func newClient(d *dial.Dialer, base *http.Transport) (*httpclient.Client, error)
 	})
 }
 
-// The program's exit codes.
-const (
-	exitKept        = 0
-	exitBroken      = 1
-	exitFailed      = 2
-	exitInterrupted = 130
-)
+func main() { backstage.Main(start) }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	code := start(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
-
-// options are what the flags set.
+// options are what the flags set, and tests.
 type options struct {
-	workers int
-	detect  time.Duration
-	lab     bool
-	pace    pace
+	backstage.Options
+	pace pace
 }
 
 // start is main without its globals.
 func start(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := options{pace: defaultPace}
-	flags := flag.NewFlagSet("http", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.IntVar(&o.workers, "workers", 8, "`number` of workers on each side; 1 to 100")
-	flags.DurationVar(&o.detect, "detect", 2*time.Second, "holdfast's DetectWithin: how long a silent network may stay unnoticed; 2s to 4s")
-	flags.BoolVar(&o.lab, "namespaces", true, "break a network of namespaces, where that is possible: Linux, root, the commands ip and nft")
-	flags.Usage = func() {
-		fmt.Fprint(stderr, "usage: http [flags]\n\nShows what HTTP requests survive.\n\n")
-		flags.PrintDefaults()
-	}
-	switch err := flags.Parse(args); {
-	case err == flag.ErrHelp:
-		return exitKept
-	case err != nil:
-		return exitFailed // the flag package has said why
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "http: unknown argument %q\n", flags.Arg(0))
-		return exitFailed
-	}
-	if o.workers < 1 || o.workers > 100 {
-		fmt.Fprintf(stderr, "http: -workers is %d: it must be 1 to 100\n", o.workers)
-		return exitFailed
-	}
-	if o.detect < 2*time.Second || o.detect > 4*time.Second {
-		fmt.Fprintf(stderr, "http: -detect is %v: it must be 2s to 4s\n", o.detect)
-		return exitFailed
-	}
-	code, err := show(ctx, o, stdout)
-	if err != nil {
-		fmt.Fprintln(stderr, "http:", err)
-	}
-	return code
+	o := options{backstage.Options{Workers: 8, Detect: 2 * time.Second, Lab: true}, defaultPace}
+	return backstage.Program{
+		Name:  "http",
+		About: "Shows what HTTP requests survive.",
+		Flags: o.Flags,
+		Check: o.Check,
+		Show:  func(ctx context.Context, out io.Writer) (int, error) { return show(ctx, o, out) },
+	}.Start(ctx, args, stdout, stderr)
 }

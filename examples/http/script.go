@@ -40,17 +40,14 @@ type stage struct {
 	pace
 	detect  time.Duration
 	workers int
-	site    *site
+	site    *backstage.Site
 	cert    tls.Certificate
 	roots   *x509.CertPool
 	ports   int // used so far
 
 	sides   []*side // of the present fault
+	gate    backstage.Gate
 	working sync.WaitGroup
-
-	mu      sync.Mutex
-	allowed bool // to send requests
-	changed chan struct{}
 }
 
 // fault is one part of the show.
@@ -59,8 +56,8 @@ type fault struct {
 	what  string // what happens, for the reader
 	lab   bool   // it needs network namespaces
 	play  func(context.Context, *stage) error
-	keeps func(row, *stage) []promise // what Client promises
-	first func(row, *stage) []promise // what NewTransport promises; nil: nothing
+	keeps func(row, *stage) []backstage.Promise // what Client promises
+	first func(row, *stage) []backstage.Promise // what NewTransport promises; nil: nothing
 }
 
 // script is the show. For each fault everything is new: servers, transports,
@@ -113,7 +110,7 @@ func restart(ctx context.Context, s *stage) error {
 
 func closeIdle(ctx context.Context, s *stage) error {
 	for i := range s.rounds {
-		s.pause(ctx)
+		s.gate.Close(ctx)
 		backstage.Sleep(ctx, 5*s.think)
 		if i == 0 {
 			s.strike(func(*side) {})
@@ -122,7 +119,7 @@ func closeIdle(ctx context.Context, s *stage) error {
 		for _, side := range s.sides {
 			closing.Go(side.srv.closeIdle)
 		}
-		s.allow(true)
+		s.gate.Open(s.workers)
 		closing.Wait()
 		backstage.Sleep(ctx, 4*s.think)
 	}
@@ -136,18 +133,18 @@ func reset(ctx context.Context, s *stage) error {
 }
 
 func forgetIdle(ctx context.Context, s *stage) error {
-	s.pause(ctx)
-	s.site.lab.ForgetNAT()
+	s.gate.Close(ctx)
+	s.site.Lab.ForgetNAT()
 	backstage.Sleep(ctx, s.fresh())
 	s.strike(func(*side) {})
-	s.allow(true)
+	s.gate.Open(s.workers)
 	backstage.Sleep(ctx, s.watched)
 	return nil
 }
 
 func forgetBusy(ctx context.Context, s *stage) error {
 	s.each((*side).strike)
-	s.site.lab.ForgetNAT()
+	s.site.Lab.ForgetNAT()
 	s.each((*side).struck)
 	backstage.Sleep(ctx, s.watched)
 	return nil
@@ -155,11 +152,11 @@ func forgetBusy(ctx context.Context, s *stage) error {
 
 func drop(ctx context.Context, s *stage) error {
 	s.each((*side).strike)
-	s.site.lab.Drop()
+	s.site.Lab.Drop()
 	s.each((*side).struck)
 	backstage.Sleep(ctx, s.dropped)
 	s.each((*side).back)
-	s.site.lab.Heal()
+	s.site.Lab.Heal()
 	backstage.Sleep(ctx, s.watched)
 	return nil
 }
@@ -192,13 +189,13 @@ func (s *stage) run(ctx context.Context, f fault) (rows []row, err error) {
 			s.sides = append(s.sides, side)
 		}
 	}
-	s.allow(true)
+	s.gate.Open(s.workers)
 	s.start(ctx)
 	backstage.Sleep(ctx, s.settle)
 	if err := f.play(ctx, s); err != nil {
 		return nil, err
 	}
-	s.pause(ctx)
+	s.gate.Close(ctx)
 	s.each(func(side *side) { rows = append(rows, side.closeRow()) })
 	return rows, ctx.Err()
 }
@@ -212,54 +209,14 @@ func (s *stage) each(do func(*side)) {
 // start starts the workers. They end with ctx.
 func (s *stage) start(ctx context.Context) {
 	for _, side := range s.sides {
-		for range s.workers {
+		for id := range s.workers {
 			s.working.Go(func() {
-				for s.wait(ctx) {
+				for s.gate.Pass(ctx, id) {
 					side.send(ctx, s.deadline)
+					s.gate.Leave()
 					backstage.Sleep(ctx, s.think/2+rand.N(s.think))
 				}
 			})
-		}
-	}
-}
-
-// allow lets the workers begin requests from now on, or not.
-func (s *stage) allow(yes bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.allowed = yes
-	if s.changed != nil {
-		close(s.changed)
-	}
-	s.changed = make(chan struct{})
-}
-
-// pause ends the work and waits until no request is under way.
-func (s *stage) pause(ctx context.Context) {
-	s.allow(false)
-	for ctx.Err() == nil {
-		busy := false
-		s.each(func(side *side) { busy = busy || !side.idle() })
-		if !busy {
-			return
-		}
-		backstage.Sleep(ctx, time.Millisecond)
-	}
-}
-
-// wait waits until a worker may begin a request; false means never more.
-func (s *stage) wait(ctx context.Context) bool {
-	for {
-		s.mu.Lock()
-		allowed, changed := s.allowed, s.changed
-		s.mu.Unlock()
-		if allowed {
-			return ctx.Err() == nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false
 		}
 	}
 }

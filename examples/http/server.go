@@ -38,13 +38,8 @@ func newServer(http2 bool, takes time.Duration, cert tls.Certificate, listen fun
 	return s, s.start()
 }
 
-// start listens. After stop it may have to try again: the port could be taken
-// for an outgoing connection meanwhile.
 func (s *server) start() error {
 	ln, err := s.listen()
-	for giveUp := time.Now().Add(2 * time.Second); err != nil && time.Now().Before(giveUp); ln, err = s.listen() {
-		time.Sleep(20 * time.Millisecond)
-	}
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -23,36 +22,28 @@ func show(interrupt context.Context, o options, out io.Writer) (code int, err er
 	defer cancel(nil)
 	cert, roots, err := certify()
 	if err != nil {
-		return exitFailed, err
+		return backstage.ExitFailed, err
 	}
-	site, err := newSite(o.lab, func(err error) { cancel(err) })
+	site, err := backstage.NewSite(o.Lab, 1, func(err error) { cancel(err) })
 	if err != nil {
-		return exitFailed, err
+		return backstage.ExitFailed, err
 	}
-	defer site.close()
-	s := &stage{pace: o.pace, detect: o.detect, workers: o.workers, site: site, cert: cert, roots: roots}
+	defer site.Close()
+	s := &stage{pace: o.pace, detect: o.Detect, workers: o.Workers, site: site, cert: cert, roots: roots}
 	introduce(out, s)
 	results, err := s.play(ctx, out)
 	broken := conclude(out, s, results)
-	switch {
-	case interrupt.Err() != nil:
-		return exitInterrupted, errors.New("interrupted")
-	case err != nil:
-		return exitFailed, err
-	case broken > 0:
-		return exitBroken, nil
-	}
-	return exitKept, nil
+	return backstage.Verdict(interrupt, err, broken)
 }
 
 // play plays all faults.
 func (s *stage) play(ctx context.Context, out io.Writer) (results []result, err error) {
 	faults := script(s)
 	for i, f := range faults {
-		fmt.Fprintf(out, "\n%d of %d: %s\n%s\n", i+1, len(faults), f.name, backstage.Wrap(f.what, "  ", 96))
-		if f.lab && s.site.lab == nil {
-			fmt.Fprintf(out, "  skipped: %s\n", s.site.noLab)
-			results = append(results, result{fault: f, skipped: s.site.noLab})
+		fmt.Fprint(out, backstage.Head(i+1, len(faults), f.name, f.what))
+		if f.lab && s.site.Lab == nil {
+			fmt.Fprintf(out, "  skipped: %s\n", s.site.NoLab)
+			results = append(results, result{fault: f, skipped: s.site.NoLab})
 			continue
 		}
 		rows, err := s.run(ctx, f)
@@ -74,6 +65,9 @@ func introduce(out io.Writer, s *stage) {
 	fmt.Fprintf(out, "%-15s httpclient.NewTransport, DetectWithin %s.\n", level1, backstage.Short(s.detect))
 	fmt.Fprintf(out, "%-15s httpclient.New, the same.\n", level2)
 }
+
+// nameWidth has room for the names in front of the promises.
+const nameWidth = 45
 
 // conclude prints the table and the promises, and returns how many promises were
 // broken.
@@ -99,9 +93,9 @@ func conclude(out io.Writer, s *stage, results []result) (broken int) {
 			}
 			if keeps != nil {
 				name := fmt.Sprintf("%s, %s, %s", r.fault.name, row.protocol, row.level)
-				broken += printPromises(out, name, keeps(row, s))
+				broken += backstage.PrintPromises(out, name, nameWidth, keeps(row, s))
 			}
 		}
 	}
-	return broken + printPromises(out, "at all times", always(results))
+	return broken + backstage.PrintPromises(out, "at all times", nameWidth, always(results))
 }

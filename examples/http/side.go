@@ -13,8 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/holdfast-go/holdfast/dial"
-	"github.com/holdfast-go/holdfast/examples/internal/backstage"
+	"github.com/holdfast-go/holdfast/health"
 )
 
 // The levels, which are the table's columns, and the protocols.
@@ -38,10 +37,9 @@ type side struct {
 	end             func()
 	srv             *server
 
-	mu      sync.Mutex
-	next    int // request
-	running map[*request]struct{}
-	row     *row // of the present fault; nil before it
+	mu   sync.Mutex
+	next int  // request
+	row  *row // of the present fault; nil before it
 }
 
 // request is one that a worker has sent.
@@ -54,7 +52,7 @@ type request struct {
 // newSide makes what one fault is shown on. The returned side is to be closed,
 // unless there is an error.
 func newSide(level, protocol string, s *stage, port int) (*side, error) {
-	listen, addr, err := backstage.Listener(s.site.lab, port)
+	listen, addr, err := s.site.Listener(0, port)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +60,7 @@ func newSide(level, protocol string, s *stage, port int) (*side, error) {
 	if err != nil {
 		return nil, err
 	}
-	side := &side{level: level, protocol: protocol, url: "https://" + addr, srv: srv, running: map[*request]struct{}{}}
+	side := &side{level: level, protocol: protocol, url: "https://" + addr, srv: srv}
 	if err := side.connect(s); err != nil {
 		srv.stop()
 		return nil, err
@@ -72,7 +70,7 @@ func newSide(level, protocol string, s *stage, port int) (*side, error) {
 
 // base is what all sides start from: http.DefaultTransport, which keeps more than
 // two idle connections here, as any program with some load has it.
-func base(roots *x509.CertPool, connect dialFunc) *http.Transport {
+func base(roots *x509.CertPool, connect health.DialFunc) *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy = nil
 	t.MaxIdleConnsPerHost = 100
@@ -83,12 +81,12 @@ func base(roots *x509.CertPool, connect dialFunc) *http.Transport {
 
 func (s *side) connect(st *stage) error {
 	plain := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second} // http.DefaultTransport's
-	t := base(st.roots, st.site.dial(plain.DialContext))
+	t := base(st.roots, st.site.Dial(plain.DialContext))
 	if s.level == ordinary {
 		s.rt, s.end = t, t.CloseIdleConnections
 		return nil
 	}
-	d, err := dial.New(dial.Config{DetectWithin: st.detect, Guard: st.site.guard, Trace: st.site.trace})
+	d, err := st.site.Dialer(st.detect)
 	if err != nil {
 		return err
 	}
@@ -128,11 +126,7 @@ func (s *side) send(ctx context.Context, deadline time.Duration) {
 	err := s.exchange(ctx, r, deadline)
 	if ctx.Err() == nil {
 		s.ended(r, err)
-		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.running, r)
 }
 
 func (s *side) exchange(ctx context.Context, r *request, deadline time.Duration) error {
@@ -162,26 +156,16 @@ func (s *side) begin() *request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.next++
-	r := &request{path: fmt.Sprintf("/%d", s.next), post: s.next%8 == 0, began: time.Now()}
-	s.running[r] = struct{}{}
-	return r
+	return &request{path: fmt.Sprintf("/%d", s.next), post: s.next%8 == 0, began: time.Now()}
 }
 
 func (s *side) ended(r *request, err error) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.running, r)
 	if s.row != nil {
 		s.row.ended(r, now, err)
 	}
-}
-
-// idle reports whether no request is under way.
-func (s *side) idle() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.running) == 0
 }
 
 // strike begins the row: from now on things break.

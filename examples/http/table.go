@@ -88,17 +88,7 @@ NEXT     success: after so long, from when the server could be reached again
 `
 
 func (r row) successText() string {
-	if r.success.IsZero() {
-		return "> " + backstage.Short(r.end.Sub(r.back))
-	}
-	return backstage.Short(r.success.Sub(r.back))
-}
-
-// promise is something that holdfast promises, and what became of it.
-type promise struct {
-	text  string
-	kept  bool
-	found string
+	return backstage.Span(r.back, r.success, r.end)
 }
 
 // slack is what a busy machine may add to any time that is promised.
@@ -114,64 +104,56 @@ func recovery(detect time.Duration) time.Duration {
 	return backoff + max(time.Second, detect*3/5) + slack
 }
 
-func atMost(what string, took, limit time.Duration, never bool) promise {
-	p := promise{text: fmt.Sprintf("%s within %s", what, backstage.Short(limit)), kept: !never && took <= limit, found: backstage.Short(took)}
-	if never {
-		p.found = "not at all"
+func (r row) promiseSuccess(limit time.Duration) backstage.Promise {
+	return backstage.AtMost("the next success comes", r.success.Sub(r.back), limit, r.success.IsZero())
+}
+
+func (r row) promiseWait(limit time.Duration) backstage.Promise {
+	return backstage.AtMost("every request ends", r.longest, limit, false)
+}
+
+func (r row) promiseGETs() backstage.Promise {
+	p := backstage.Promise{Text: "no GET fails", Kept: r.gets == 0, Found: fmt.Sprintf("%d failed", r.gets)}
+	if !p.Kept {
+		p.Found += fmt.Sprintf(": %v", r.last)
 	}
 	return p
 }
 
-func (r row) promiseSuccess(limit time.Duration) promise {
-	return atMost("the next success comes", r.success.Sub(r.back), limit, r.success.IsZero())
+func restartKeeps(r row, _ *stage) []backstage.Promise {
+	return []backstage.Promise{r.promiseGETs(), r.promiseSuccess(backoff + slack)}
 }
 
-func (r row) promiseWait(limit time.Duration) promise {
-	return atMost("every request ends", r.longest, limit, false)
+func severedKeeps(r row, _ *stage) []backstage.Promise {
+	return []backstage.Promise{r.promiseGETs(), r.promiseSuccess(slack)}
 }
 
-func (r row) promiseGETs() promise {
-	p := promise{"no GET fails", r.gets == 0, fmt.Sprintf("%d failed", r.gets)}
-	if !p.kept {
-		p.found += fmt.Sprintf(": %v", r.last)
-	}
-	return p
-}
-
-func restartKeeps(r row, _ *stage) []promise {
-	return []promise{r.promiseGETs(), r.promiseSuccess(backoff + slack)}
-}
-
-func severedKeeps(r row, _ *stage) []promise {
-	return []promise{r.promiseGETs(), r.promiseSuccess(slack)}
-}
-
-func forgottenIdleKeeps(r row, _ *stage) []promise {
+func forgottenIdleKeeps(r row, _ *stage) []backstage.Promise {
 	const promised = 500 * time.Millisecond
-	return []promise{
-		{"no request fails", r.gets+r.posts == 0, fmt.Sprintf("%d failed", r.gets+r.posts)},
+	return []backstage.Promise{
+		{Text: "no request fails", Kept: r.gets+r.posts == 0, Found: fmt.Sprintf("%d failed", r.gets+r.posts)},
 		r.promiseWait(promised + slack),
 	}
 }
 
-func forgottenKeeps(r row, s *stage) []promise {
+func forgottenKeeps(r row, s *stage) []backstage.Promise {
 	// A request in flight waits until its connection is given up, which the
 	// guard's last question may delay by a second, and is repeated then.
-	return []promise{r.promiseGETs(), r.promiseWait(s.detect + time.Second + slack)}
+	return []backstage.Promise{r.promiseGETs(), r.promiseWait(s.detect + time.Second + slack)}
 }
 
-func transportKeeps(r row, s *stage) []promise {
+func transportKeeps(r row, s *stage) []backstage.Promise {
 	limit := s.detect + time.Second + slack
-	return []promise{r.promiseWait(limit), r.promiseSuccess(limit)}
+	return []backstage.Promise{r.promiseWait(limit), r.promiseSuccess(limit)}
 }
 
-func droppedKeeps(r row, s *stage) []promise {
-	return []promise{r.promiseWait(s.deadline + slack), r.promiseSuccess(recovery(s.detect))}
+func droppedKeeps(r row, s *stage) []backstage.Promise {
+	return []backstage.Promise{r.promiseWait(s.deadline + slack), r.promiseSuccess(recovery(s.detect))}
 }
 
 // always are the promises that have nothing to do with a particular fault or
 // level.
-func always(results []result) []promise {
+func always(results []result) []backstage.Promise {
 	twice, wrong := 0, 0
 	for _, r := range results {
 		for _, row := range r.rows {
@@ -181,22 +163,8 @@ func always(results []result) []promise {
 			}
 		}
 	}
-	return []promise{
-		{"no POST is executed twice", twice == 0, fmt.Sprintf("%d were", twice)},
-		{"no answer reaches the wrong caller", wrong == 0, fmt.Sprintf("%d did", wrong)},
+	return []backstage.Promise{
+		{Text: "no POST is executed twice", Kept: twice == 0, Found: fmt.Sprintf("%d were", twice)},
+		{Text: "no answer reaches the wrong caller", Kept: wrong == 0, Found: fmt.Sprintf("%d did", wrong)},
 	}
-}
-
-// printPromises prints them under the name of their fault, and returns how many
-// were broken.
-func printPromises(out io.Writer, name string, promises []promise) (broken int) {
-	for _, p := range promises {
-		verdict := "kept  "
-		if !p.kept {
-			verdict = "BROKEN"
-			broken++
-		}
-		fmt.Fprintf(out, "%s  %-45s %s (%s)\n", verdict, name, p.text, p.found)
-	}
-	return broken
 }

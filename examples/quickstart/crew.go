@@ -22,15 +22,12 @@ type crew struct {
 	size     int // workers on each side
 	think    time.Duration
 	deadline atomic.Int64 // of each operation, as a time.Duration; zero for none
+	gate     backstage.Gate
 	working  sync.WaitGroup
-
-	mu      sync.Mutex
-	allowed int // workers of each side that may begin operations
-	changed chan struct{}
 }
 
 func newCrew(prefix string, size int, think time.Duration, sides []*side) *crew {
-	return &crew{prefix: prefix, sides: sides, size: size, think: think, changed: make(chan struct{})}
+	return &crew{prefix: prefix, sides: sides, size: size, think: think}
 }
 
 // start starts the workers. They end with ctx, wait for them with working.
@@ -45,8 +42,9 @@ func (c *crew) start(ctx context.Context) {
 // work does operations with pauses between them, so that at most moments most
 // connections are idle, as in most programs.
 func (c *crew) work(ctx context.Context, s *side, id int) {
-	for c.wait(ctx, id) {
+	for c.gate.Pass(ctx, id) {
 		c.operate(ctx, s, id, func() {})
+		c.gate.Leave()
 		backstage.Sleep(ctx, c.think/2+rand.N(c.think))
 	}
 }
@@ -147,45 +145,4 @@ func (c *crew) rush(ctx context.Context) {
 		all.Go(rushing.Wait)
 	}
 	all.Wait()
-}
-
-// allow lets only n workers of each side begin operations from now on.
-func (c *crew) allow(n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.allowed = n
-	close(c.changed)
-	c.changed = make(chan struct{})
-}
-
-// pause ends the work and waits until no operation is under way.
-func (c *crew) pause(ctx context.Context) {
-	c.allow(0)
-	for ctx.Err() == nil {
-		busy := false
-		for _, s := range c.sides {
-			busy = busy || !s.idle()
-		}
-		if !busy {
-			return
-		}
-		backstage.Sleep(ctx, time.Millisecond)
-	}
-}
-
-// wait waits until the worker may begin an operation; false means never more.
-func (c *crew) wait(ctx context.Context, id int) bool {
-	for {
-		c.mu.Lock()
-		allowed, changed := id < c.allowed, c.changed
-		c.mu.Unlock()
-		if allowed {
-			return ctx.Err() == nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false
-		}
-	}
 }

@@ -35,13 +35,8 @@ func newForwarder(server string, listen func() (net.Listener, error)) (*forwarde
 	return f, f.start()
 }
 
-// start listens. After stop it may have to try again: the port could be taken
-// for an outgoing connection meanwhile.
 func (f *forwarder) start() error {
 	ln, err := f.listen()
-	for giveUp := time.Now().Add(2 * time.Second); err != nil && time.Now().Before(giveUp); ln, err = f.listen() {
-		time.Sleep(20 * time.Millisecond)
-	}
 	if err != nil {
 		return err
 	}

@@ -26,13 +26,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
 
 	"github.com/holdfast-go/holdfast/dial"
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/pool"
 )
@@ -40,7 +39,7 @@ import (
 // newPool is what a program of your own would do, but that there you would
 // call d.DialContext directly, and leave Guard out: here via takes the dials
 // into a network namespace, the guard's own as well.
-func newPool(addr string, conns int, detect time.Duration, trace *pool.Trace, via func(dialFunc) dialFunc, guard *health.Guard) (*pool.Pool[*client], error) {
+func newPool(addr string, conns int, detect time.Duration, trace *pool.Trace, via func(health.DialFunc) health.DialFunc, guard *health.Guard) (*pool.Pool[*client], error) {
 	d, err := dial.New(dial.Config{DetectWithin: detect})
 	if err != nil {
 		return nil, err
@@ -76,54 +75,30 @@ func newClient(c net.Conn) *client {
 
 func (c *client) NetConn() net.Conn { return c.socket }
 
-type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
-
-// The program's exit codes.
-const (
-	exitKept        = 0
-	exitBroken      = 1
-	exitFailed      = 2
-	exitInterrupted = 130
-)
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	code := start(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { backstage.Main(start) }
 
 // start is main without its globals.
 func start(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o := options{redis: os.Getenv("REDIS_ADDR"), pace: defaultPace}
-	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	return backstage.Program{
+		Name:  "quickstart",
+		About: "Shows what connections survive. REDIS_ADDR=host:port uses that Redis server instead of a built-in one.",
+		Flags: o.flags,
+		Check: o.check,
+		Show:  func(ctx context.Context, out io.Writer) (int, error) { return show(ctx, o, out) },
+	}.Start(ctx, args, stdout, stderr)
+}
+
+func (o *options) flags(flags *flag.FlagSet) {
 	flags.IntVar(&o.workers, "workers", 16, "`number` of workers on each side, and of connections each pool may have; 4 or more")
 	flags.DurationVar(&o.detect, "detect", 2*time.Second, "holdfast's DetectWithin: how long a silent network may stay unnoticed; 2s or more; longer makes the show longer")
 	flags.BoolVar(&o.plain, "plain", true, "put an ordinary pool beside holdfast")
 	flags.BoolVar(&o.lab, "namespaces", true, "drop packets in network namespaces, where that is possible: Linux, root, the commands ip and nft")
-	flags.Usage = func() {
-		fmt.Fprint(stderr, "usage: quickstart [flags]\n\nShows what connections survive. REDIS_ADDR=host:port uses that Redis server instead of a built-in one.\n\n")
-		flags.PrintDefaults()
-	}
-	switch err := flags.Parse(args); {
-	case err == flag.ErrHelp:
-		return exitKept
-	case err != nil:
-		return exitFailed // the flag package has said why
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "quickstart: unknown argument %q\n", flags.Arg(0))
-		return exitFailed
-	}
-	if o.workers < 4 || o.workers > 1000 {
-		fmt.Fprintf(stderr, "quickstart: -workers is %d: it must be 4 to 1000\n", o.workers)
-		return exitFailed
-	}
+}
 
-	code, err := show(ctx, o, stdout)
-	if err != nil {
-		fmt.Fprintln(stderr, "quickstart:", err)
+func (o *options) check() error {
+	if o.workers < 4 || o.workers > 1000 {
+		return fmt.Errorf("-workers is %d: it must be 4 to 1000", o.workers)
 	}
-	return code
+	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/puddle/v2"
+
+	"github.com/holdfast-go/holdfast/health"
 )
 
 // plain is the pool that stands beside holdfast: puddle and a net.Dialer, put
@@ -13,7 +15,7 @@ import (
 // destroyed, any other goes back.
 type plain struct{ pool *puddle.Pool[*client] }
 
-func newPlain(addr string, conns int, s *side, via func(dialFunc) dialFunc) (*plain, error) {
+func newPlain(addr string, conns int, s *side, via func(health.DialFunc) health.DialFunc) (*plain, error) {
 	d := &net.Dialer{Timeout: 5 * time.Second}
 	connect := via(d.DialContext)
 	p, err := puddle.NewPool(&puddle.Config[*client]{

@@ -7,7 +7,6 @@ import (
 	"net"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +15,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/holdfast-go/holdfast/examples/internal/backstage"
+	"github.com/holdfast-go/holdfast/examples/internal/backstage/rehearsal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -54,7 +56,7 @@ func TestTheShowEndsWithATableAndKeptPromises(t *testing.T) {
 	var out bytes.Buffer
 	code, err := show(t.Context(), options{workers: 8, detect: 2 * time.Second, plain: true, pace: hurried}, &out)
 	require.NoError(t, err)
-	require.Equal(t, exitKept, code, "%s", &out)
+	require.Equal(t, backstage.ExitKept, code, "%s", &out)
 
 	text := out.String()
 	assert.Equal(t, "0", cells(t, text, "server restarts", holdfast)[4])
@@ -75,16 +77,16 @@ func TestSilentDropsAreNoticedWithinDetectWithin(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 15 s")
 	}
-	site, err := newSite(true, func(error) {})
+	site, err := backstage.NewSite(true, 1, func(error) {})
 	require.NoError(t, err)
-	site.close()
-	if site.lab == nil {
-		t.Skip(site.noLab)
+	site.Close()
+	if site.Lab == nil {
+		t.Skip(site.NoLab)
 	}
 	var out bytes.Buffer
 	code, err := show(t.Context(), options{workers: 8, detect: 2 * time.Second, plain: true, lab: true, pace: hurried}, &out)
 	require.NoError(t, err)
-	require.Equal(t, exitKept, code, "%s", &out)
+	require.Equal(t, backstage.ExitKept, code, "%s", &out)
 
 	text := out.String()
 	for _, fault := range []string{"packets dropped", "flows forgotten"} {
@@ -99,38 +101,14 @@ func TestARealServerIsLeftAsItWas(t *testing.T) {
 	require.NoError(t, server.Set("somebody's", "data"))
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	out := &watched{want: "listens again", seen: interrupt}
+	out := &rehearsal.Output{Want: "listens again", Seen: interrupt}
 	o := options{redis: server.Addr(), workers: 4, detect: 2 * time.Second, plain: false, pace: hurried}
 	code, err := show(ctx, o, out)
-	assert.Equal(t, exitInterrupted, code)
+	assert.Equal(t, backstage.ExitInterrupted, code)
 	assert.ErrorContains(t, err, "interrupted")
 	assert.Equal(t, []string{"somebody's"}, server.Keys())
 	assert.Contains(t, out.String(), "Redis at "+server.Addr())
 	assert.NotContains(t, out.String(), "plain")
-}
-
-// watched calls seen as soon as a text was written.
-type watched struct {
-	mu   sync.Mutex
-	buf  strings.Builder
-	want string
-	seen func()
-}
-
-func (w *watched) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.buf.Write(p)
-	if strings.Contains(string(p), w.want) {
-		w.seen()
-	}
-	return len(p), nil
-}
-
-func (w *watched) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.String()
 }
 
 func TestBadUseIsExplained(t *testing.T) {
@@ -145,12 +123,12 @@ func TestBadUseIsExplained(t *testing.T) {
 		code        int
 		says        string
 	}{
-		{"help", "", []string{"-h"}, exitKept, "-detect"},
-		{"unknown flag", "", []string{"-fast"}, exitFailed, "-fast"},
-		{"argument", "", []string{"now"}, exitFailed, `"now"`},
-		{"too few workers", "", []string{"-workers=1"}, exitFailed, "-workers is 1"},
-		{"detect too short", "", []string{"-detect=1s", "-namespaces=false"}, exitFailed, "DetectWithin"},
-		{"no server", nobody, []string{"-namespaces=false"}, exitFailed, "connecting to Redis at " + nobody},
+		{"help", "", []string{"-h"}, backstage.ExitKept, "-detect"},
+		{"unknown flag", "", []string{"-fast"}, backstage.ExitFailed, "-fast"},
+		{"argument", "", []string{"now"}, backstage.ExitFailed, `"now"`},
+		{"too few workers", "", []string{"-workers=1"}, backstage.ExitFailed, "-workers is 1"},
+		{"detect too short", "", []string{"-detect=1s", "-namespaces=false"}, backstage.ExitFailed, "DetectWithin"},
+		{"no server", nobody, []string{"-namespaces=false"}, backstage.ExitFailed, "connecting to Redis at " + nobody},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("REDIS_ADDR", test.redis)

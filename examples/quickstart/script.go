@@ -31,7 +31,7 @@ var defaultPace = pace{
 type stage struct {
 	pace
 	detect time.Duration
-	site   *site
+	site   *backstage.Site
 	crew   *crew
 	sides  []*side
 	tell   *narrator
@@ -44,7 +44,7 @@ type fault struct {
 	severs bool   // it ends connections
 	lab    bool   // it needs network namespaces
 	play   func(context.Context, *stage, fault) error
-	keeps  func(row, *stage) []promise
+	keeps  func(row, *stage) []backstage.Promise
 }
 
 // script is the show. Before each fault both pools hold as many idle
@@ -90,7 +90,7 @@ func (s *stage) both(do func(*side)) {
 }
 
 func restart(ctx context.Context, s *stage, f fault) error {
-	s.crew.pause(ctx)
+	s.crew.gate.Close(ctx)
 	s.tell.say("server", "shuts down")
 	s.both(func(side *side) { side.strike(f, side.fwd.stop) })
 	backstage.Sleep(ctx, s.away)
@@ -113,7 +113,7 @@ func reset(ctx context.Context, s *stage, f fault) error {
 }
 
 func closeIdle(ctx context.Context, s *stage, f fault) error {
-	s.crew.allow(2)
+	s.crew.gate.Open(2)
 	backstage.Sleep(ctx, s.idle)
 	s.tell.say("server", "closes idle connections")
 	s.both(func(side *side) {
@@ -127,9 +127,9 @@ func closeIdle(ctx context.Context, s *stage, f fault) error {
 }
 
 func hang(ctx context.Context, s *stage, f fault) error {
-	s.crew.pause(ctx)
+	s.crew.gate.Close(ctx)
 	s.crew.deadline.Store(int64(s.deadline))
-	s.crew.allow(s.crew.size)
+	s.crew.gate.Open(s.crew.size)
 	backstage.Sleep(ctx, s.settle/3)
 	s.tell.say("server", "hangs")
 	s.both(func(side *side) {
@@ -139,18 +139,18 @@ func hang(ctx context.Context, s *stage, f fault) error {
 	s.tell.say("server", "goes on")
 	s.both(func(side *side) { side.back(); side.fwd.wake() })
 	backstage.Sleep(ctx, s.settle)
-	s.crew.pause(ctx)
+	s.crew.gate.Close(ctx)
 	s.crew.deadline.Store(0)
 	return nil
 }
 
 func drop(ctx context.Context, s *stage, f fault) error {
 	s.tell.say("router", "drops all packets")
-	strikeAll(s.sides, f, func() { s.site.lab.Drop() })
+	strikeAll(s.sides, f, func() { s.site.Lab.Drop() })
 	backstage.Sleep(ctx, silence(s))
 	s.tell.say("router", "forwards again")
 	s.both((*side).back)
-	s.site.lab.Heal()
+	s.site.Lab.Heal()
 	// Retransmissions back off: the next may come as late after the silence
 	// as that was long.
 	backstage.Sleep(ctx, max(s.settle, silence(s)*2/3))
@@ -159,7 +159,7 @@ func drop(ctx context.Context, s *stage, f fault) error {
 
 func forget(ctx context.Context, s *stage, f fault) error {
 	s.tell.say("router", "forgets all flows")
-	strikeAll(s.sides, f, s.site.lab.ForgetNAT)
+	strikeAll(s.sides, f, s.site.Lab.ForgetNAT)
 	backstage.Sleep(ctx, silence(s))
 	return nil
 }
@@ -167,17 +167,17 @@ func forget(ctx context.Context, s *stage, f fault) error {
 // resume brings all workers back at once.
 func (s *stage) resume(ctx context.Context) {
 	s.crew.rush(ctx)
-	s.crew.allow(s.crew.size)
+	s.crew.gate.Open(s.crew.size)
 	backstage.Sleep(ctx, s.settle)
 }
 
 // run plays a fault and returns what it did, a row for each side.
 func (s *stage) run(ctx context.Context, f fault) ([]row, error) {
-	if f.lab && s.site.lab == nil {
-		s.tell.say("skipped", "%s", s.site.noLab)
-		return []row{{fault: f.name, skipped: s.site.noLab}}, nil
+	if f.lab && s.site.Lab == nil {
+		s.tell.say("skipped", "%s", s.site.NoLab)
+		return []row{{fault: f.name, skipped: s.site.NoLab}}, nil
 	}
-	s.crew.allow(s.crew.size)
+	s.crew.gate.Open(s.crew.size)
 	s.crew.rush(ctx)
 	backstage.Sleep(ctx, s.settle/2)
 	if err := ctx.Err(); err != nil {

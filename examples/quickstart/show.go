@@ -32,20 +32,20 @@ func show(interrupt context.Context, o options, out io.Writer) (code int, err er
 
 	server, closeServer, err := redisServer(ctx, o.redis)
 	if err != nil {
-		return exitFailed, err
+		return backstage.ExitFailed, err
 	}
 	defer closeServer()
-	site, err := newSite(o.lab, func(err error) { cancel(err) })
+	site, err := backstage.NewSite(o.lab, 1, func(err error) { cancel(err) })
 	if err != nil {
-		return exitFailed, err
+		return backstage.ExitFailed, err
 	}
-	defer site.close()
+	defer site.Close()
 
 	tell := newNarrator(out)
 	sides, closeSides, err := newSides(o, server, site, tell)
 	defer closeSides()
 	if err != nil {
-		return exitFailed, err
+		return backstage.ExitFailed, err
 	}
 	prefix := fmt.Sprintf("holdfast-quickstart:%d-%08x:", os.Getpid(), rand.Uint32())
 	s := &stage{
@@ -53,7 +53,7 @@ func show(interrupt context.Context, o options, out io.Writer) (code int, err er
 		crew: newCrew(prefix, o.workers, o.pace.think, sides),
 	}
 	if err := direct(ctx, server, s.crew.prepare); err != nil {
-		return exitFailed, err
+		return backstage.ExitFailed, err
 	}
 	introduce(out, o, s)
 	results, playErr := s.play(ctx)
@@ -66,15 +66,15 @@ func show(interrupt context.Context, o options, out io.Writer) (code int, err er
 	broken := conclude(out, s, results)
 	switch {
 	case interrupt.Err() != nil:
-		return exitInterrupted, errors.Join(errors.New("interrupted"), err)
+		return backstage.ExitInterrupted, errors.Join(errors.New("interrupted"), err)
 	case playErr != nil:
-		return exitFailed, errors.Join(playErr, err)
+		return backstage.ExitFailed, errors.Join(playErr, err)
 	case err != nil:
-		return exitFailed, err
+		return backstage.ExitFailed, err
 	case broken > 0:
-		return exitBroken, nil
+		return backstage.ExitBroken, nil
 	}
-	return exitKept, nil
+	return backstage.ExitKept, nil
 }
 
 // redisServer returns the address of the server to use.
@@ -104,7 +104,7 @@ func direct(ctx context.Context, addr string, f func(context.Context, redis.Conn
 
 // newSides makes the pools, each with a forwarder of its own. The returned
 // function ends what was made, also after an error; it may be called again.
-func newSides(o options, server string, site *site, tell *narrator) (sides []*side, end func(), err error) {
+func newSides(o options, server string, site *backstage.Site, tell *narrator) (sides []*side, end func(), err error) {
 	end = func() {
 		for _, s := range sides {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -121,7 +121,7 @@ func newSides(o options, server string, site *site, tell *narrator) (sides []*si
 		names = names[:1]
 	}
 	for i, name := range names {
-		listen, addr, err := backstage.Listener(site.lab, 6379+i)
+		listen, addr, err := site.Listener(0, 6379+i)
 		if err != nil {
 			return sides, end, err
 		}
@@ -139,11 +139,11 @@ func newSides(o options, server string, site *site, tell *narrator) (sides []*si
 	return sides, end, nil
 }
 
-func (s *side) newPool(addr string, o options, site *site) (doer, error) {
+func (s *side) newPool(addr string, o options, site *backstage.Site) (doer, error) {
 	if s.name == ordinary {
-		return newPlain(addr, o.workers, s, site.dial)
+		return newPlain(addr, o.workers, s, site.Dial)
 	}
-	return newPool(addr, o.workers, o.detect, s.trace(), site.dial, site.guard)
+	return newPool(addr, o.workers, o.detect, s.trace(), site.Dial, site.Guard())
 }
 
 // result is what one fault did.
@@ -211,6 +211,9 @@ func introduce(out io.Writer, o options, s *stage) {
 	fmt.Fprintln(out, "Nothing is retried, so every failed operation is one that a user would see.")
 }
 
+// nameWidth has room for the names in front of the promises.
+const nameWidth = 18
+
 // conclude prints the table and the promises, and returns how many promises
 // were broken.
 func conclude(out io.Writer, s *stage, results []result) (broken int) {
@@ -226,10 +229,10 @@ func conclude(out io.Writer, s *stage, results []result) (broken int) {
 	fmt.Fprint(out, "\n"+legend+"\nholdfast's promises:\n")
 	for _, r := range results {
 		if mine := r.rows[0]; mine.skipped == "" {
-			broken += printPromises(out, r.fault.name, r.fault.keeps(mine, s))
+			broken += backstage.PrintPromises(out, r.fault.name, nameWidth, r.fault.keeps(mine, s))
 		} else {
 			fmt.Fprintf(out, "skipped %s\n", r.fault.name)
 		}
 	}
-	return broken + printPromises(out, "at all times", s.sides[0].always())
+	return broken + backstage.PrintPromises(out, "at all times", nameWidth, s.sides[0].always())
 }

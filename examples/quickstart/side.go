@@ -164,13 +164,6 @@ func (s *side) drop(o *operation) {
 	delete(s.running, o)
 }
 
-// idle reports whether no operation is running.
-func (s *side) idle() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.running) == 0
-}
-
 // strike begins a row: act breaks something, and returns how many connections
 // it broke.
 func (s *side) strike(f fault, act func() int) {

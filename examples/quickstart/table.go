@@ -46,17 +46,11 @@ func (r row) noticedText() string {
 	if !r.severs && r.back.After(r.over) {
 		until = r.back
 	}
-	if r.noticed.IsZero() {
-		return "> " + backstage.Short(until.Sub(r.struck))
-	}
-	return backstage.Short(r.noticed.Sub(r.struck))
+	return backstage.Span(r.struck, r.noticed, until)
 }
 
 func (r row) successText() string {
-	if r.success.IsZero() {
-		return "> " + backstage.Short(r.end.Sub(r.back))
-	}
-	return backstage.Short(r.success.Sub(r.back))
+	return backstage.Span(r.back, r.success, r.end)
 }
 
 func (r row) failedText() string {
@@ -73,13 +67,6 @@ func (r row) longestText() string {
 	return backstage.Short(r.longest)
 }
 
-// promise is something that holdfast promises, and what became of it.
-type promise struct {
-	text  string
-	kept  bool
-	found string
-}
-
 // slack is what a busy machine may add to any time that is promised; it
 // contains the second that the guard's last question may take.
 const slack = time.Second
@@ -94,62 +81,54 @@ func recovery(detect time.Duration) time.Duration {
 	return openBackoff + max(time.Second, min(detect, lastSYN)*3/5) + slack
 }
 
-func atMost(what string, took, limit time.Duration, never bool) promise {
-	p := promise{text: fmt.Sprintf("%s within %s", what, backstage.Short(limit)), kept: !never && took <= limit, found: backstage.Short(took)}
-	if never {
-		p.found = "not at all"
-	}
-	return p
+func (r row) promiseNoticed(limit time.Duration) backstage.Promise {
+	return backstage.AtMost("all broken connections are gone", r.noticed.Sub(r.struck), limit, r.noticed.IsZero())
 }
 
-func (r row) promiseNoticed(limit time.Duration) promise {
-	return atMost("all broken connections are gone", r.noticed.Sub(r.struck), limit, r.noticed.IsZero())
+func (r row) promiseSuccess(limit time.Duration) backstage.Promise {
+	return backstage.AtMost("the next success comes", r.success.Sub(r.back), limit, r.success.IsZero())
 }
 
-func (r row) promiseSuccess(limit time.Duration) promise {
-	return atMost("the next success comes", r.success.Sub(r.back), limit, r.success.IsZero())
+func (r row) promiseWait(limit time.Duration) backstage.Promise {
+	return backstage.AtMost("every operation ends", r.longest, limit, false)
 }
 
-func (r row) promiseWait(limit time.Duration) promise {
-	return atMost("every operation ends", r.longest, limit, false)
-}
-
-func restartKeeps(r row, _ *stage) []promise {
-	return []promise{
-		{"no operation fails", r.failed == 0, fmt.Sprintf("%d failed", r.failed)},
+func restartKeeps(r row, _ *stage) []backstage.Promise {
+	return []backstage.Promise{
+		{Text: "no operation fails", Kept: r.failed == 0, Found: fmt.Sprintf("%d failed", r.failed)},
 		r.promiseNoticed(slack),
 		r.promiseSuccess(slack),
 	}
 }
 
-func resetKeeps(r row, s *stage) []promise {
+func resetKeeps(r row, s *stage) []backstage.Promise {
 	// A connection used less than a millisecond ago is handed out unchecked,
 	// and a reset takes its time on the way to it.
 	overlap, late := max(1, s.crew.size/8), r.failed-r.inFlight
-	return []promise{
-		{fmt.Sprintf("no operation fails but those in flight, and %d that overlap at most", overlap), late <= overlap, fmt.Sprintf("%d more", late)},
+	return []backstage.Promise{
+		{Text: fmt.Sprintf("no operation fails but those in flight, and %d that overlap at most", overlap), Kept: late <= overlap, Found: fmt.Sprintf("%d more", late)},
 		r.promiseNoticed(slack),
 		r.promiseSuccess(slack),
 	}
 }
 
-func hangKeeps(r row, s *stage) []promise {
-	return []promise{
+func hangKeeps(r row, s *stage) []backstage.Promise {
+	return []backstage.Promise{
 		r.promiseWait(s.deadline + slack),
 		r.promiseSuccess(slack),
 	}
 }
 
-func dropKeeps(r row, s *stage) []promise {
-	return []promise{
+func dropKeeps(r row, s *stage) []backstage.Promise {
+	return []backstage.Promise{
 		r.promiseNoticed(s.detect + slack),
 		r.promiseWait(s.detect + slack),
 		r.promiseSuccess(recovery(s.detect)),
 	}
 }
 
-func forgetKeeps(r row, s *stage) []promise {
-	return []promise{
+func forgetKeeps(r row, s *stage) []backstage.Promise {
+	return []backstage.Promise{
 		r.promiseNoticed(s.detect + slack),
 		r.promiseWait(s.detect + slack),
 		r.promiseSuccess(s.detect + slack),
@@ -157,26 +136,12 @@ func forgetKeeps(r row, s *stage) []promise {
 }
 
 // always are the promises that have nothing to do with a particular fault.
-func (s *side) always() []promise {
+func (s *side) always() []backstage.Promise {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return []promise{
-		{fmt.Sprintf("never more than %d connections", s.limit), s.peak <= s.limit, fmt.Sprintf("%d at most", s.peak)},
-		{"no connection is handed out that the kernel knows to be dead", s.dead == 0, fmt.Sprintf("%d were", s.dead)},
-		{"no reply reaches the wrong caller", s.wrong == 0, fmt.Sprintf("%d did", s.wrong)},
+	return []backstage.Promise{
+		{Text: fmt.Sprintf("never more than %d connections", s.limit), Kept: s.peak <= s.limit, Found: fmt.Sprintf("%d at most", s.peak)},
+		{Text: "no connection is handed out that the kernel knows to be dead", Kept: s.dead == 0, Found: fmt.Sprintf("%d were", s.dead)},
+		{Text: "no reply reaches the wrong caller", Kept: s.wrong == 0, Found: fmt.Sprintf("%d did", s.wrong)},
 	}
-}
-
-// printPromises prints them under the name of their fault, and returns how
-// many were broken.
-func printPromises(out io.Writer, name string, promises []promise) (broken int) {
-	for _, p := range promises {
-		verdict := "kept  "
-		if !p.kept {
-			verdict = "BROKEN"
-			broken++
-		}
-		fmt.Fprintf(out, "%s  %-18s %s (%s)\n", verdict, name, p.text, p.found)
-	}
-	return broken
 }

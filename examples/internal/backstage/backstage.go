@@ -1,37 +1,14 @@
-// Package backstage has what the programs of this module share: how they print, pause
-// and listen.
+// Package backstage has what the programs of this module share: how they are
+// started, where their servers and clients are, how they let workers work, and how
+// they print.
 package backstage
 
 import (
 	"context"
 	"fmt"
-	"net"
 	"strings"
 	"time"
-
-	"github.com/holdfast-go/holdfast/internal/netlab"
 )
-
-// Listener returns a function that listens at the same address each time, and
-// that address: at the lab's server, or on loopback if lab is nil.
-func Listener(lab *netlab.Lab, port int) (listen func() (net.Listener, error), addr string, err error) {
-	if lab != nil {
-		addr = lab.Server.Addr(port)
-		return func() (ln net.Listener, err error) {
-			err = lab.Server.Do(func() (err error) {
-				ln, err = net.Listen("tcp", addr)
-				return err
-			})
-			return ln, err
-		}, addr, nil
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, "", err
-	}
-	addr = ln.Addr().String()
-	return func() (net.Listener, error) { return net.Listen("tcp", addr) }, addr, ln.Close()
-}
 
 // Sleep sleeps for d or until ctx ends.
 func Sleep(ctx context.Context, d time.Duration) {
@@ -52,6 +29,20 @@ func Short(d time.Duration) string {
 		return fmt.Sprintf("%.0f ms", d.Seconds()*1e3)
 	}
 	return fmt.Sprintf("%.1f s", d.Seconds())
+}
+
+// Span is how long it took from one time to another, in short; if that never came
+// it is more than until end.
+func Span(from, to, end time.Time) string {
+	if to.IsZero() {
+		return "> " + Short(end.Sub(from))
+	}
+	return Short(to.Sub(from))
+}
+
+// Head is what a part of a show begins with.
+func Head(part, of int, name, what string) string {
+	return fmt.Sprintf("\n%d of %d: %s\n%s\n", part, of, name, Wrap(what, "  ", 96))
 }
 
 // Wrap breaks a text into lines of at most width characters.
