@@ -34,14 +34,17 @@ func TestAGateLetsSoManyPassAndClosesWhenTheyHaveLeft(t *testing.T) {
 			}()
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		assert.Equal(t, [3]int{}, passes, "it is closed at first")
 		g.Open(2)
 		time.Sleep(takes/2 + 9*takes)
+		synctest.Wait()
 		assert.Equal(t, [3]int{10, 10, 0}, passes)
 		began := time.Now()
 		g.Close(ctx)
 		assert.Equal(t, takes/2, time.Since(began))
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		assert.Equal(t, [3]int{10, 10, 0}, passes)
 		g.Open(3)
 		synctest.Wait()
@@ -51,7 +54,8 @@ func TestAGateLetsSoManyPassAndClosesWhenTheyHaveLeft(t *testing.T) {
 		g.Close(ended) // doesn't wait
 		assert.False(t, g.Pass(ended, 0))
 		cancel()
-		time.Sleep(takes)
+		synctest.Wait()
+		time.Sleep(takes) // for those inside
 	})
 }
 
