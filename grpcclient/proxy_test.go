@@ -31,7 +31,11 @@ type proxy struct {
 // newProxy serves until the test ends. It answers with a status line if there is
 // one.
 func newProxy(t *testing.T, to, refusal string) *proxy {
-	p := &proxy{ln: listen(t), to: to}
+	return runProxy(t, listen(t), to, refusal)
+}
+
+func runProxy(t *testing.T, ln net.Listener, to, refusal string) *proxy {
+	p := &proxy{ln: ln, to: to}
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
