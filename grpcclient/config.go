@@ -44,14 +44,18 @@ type Config struct {
 	// ServerMinPing.
 	PingIdle bool
 
-	// MaxBackoff bounds the pause between two attempts to connect: the first is
-	// 100 ms, or MaxBackoff if that is less, each one after it 1.6 times as long,
-	// all but the first up to a fifth more or less at random. So a server that is
-	// back is found within that and a round trip, or three with TLS. It takes the
-	// place of gRPC's 120 s; raise it where thousands of clients meet a server that
-	// is busy with handshakes, as attempts at an address that is silent cost it
-	// nothing, and at one that refuses, a packet. Zero: 500 ms. Less than 10 ms is
-	// an error.
+	// MaxBackoff bounds the pause between two attempts to connect to an address:
+	// the first is 100 ms, or MaxBackoff if that is less, each one after it 1.6
+	// times as long, all but the first up to a fifth more or less at random. So a
+	// server that is back is found within that and a round trip, or three with
+	// TLS, and one that refuses, or accepts and closes, is asked about twice a
+	// second. It takes the place of gRPC's 120 s; raise it where thousands of
+	// clients meet a server that is busy with handshakes, as attempts at an
+	// address that is silent cost it nothing, and at one that refuses, a packet.
+	// Zero: 500 ms. Less than 10 ms is an error.
+	//
+	// A server that begins to speak HTTP/2 and then ends the connection counts as
+	// a success to gRPC, which connects again at once, whatever MaxBackoff is.
 	MaxBackoff time.Duration
 
 	// Proxy returns the HTTP proxy through which to reach an address, by CONNECT,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,6 +86,59 @@ func TestOptionsThatComeLaterWin(t *testing.T) {
 	serve(t, again, &tester{})
 	_, err = call(ctx, cc, grpc.WaitForReady(true))
 	assert.ErrorIs(t, ctx.Err(), context.DeadlineExceeded, "%v", err)
+}
+
+// A client that finds nobody who serves is no burden to who is there: a balancer
+// without backends, a port that nobody listens on.
+func TestAttemptsToConnectAreBoundedAtEachAddress(t *testing.T) {
+	t.Parallel()
+	for name, accepts := range map[string]bool{"closes at once": true, "refuses": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var mu sync.Mutex
+			dialed := map[string]int{}
+			d, err := dial.New(dial.Config{Trace: &dial.Trace{DialDone: func(_ context.Context, d dial.DialDone) {
+				mu.Lock()
+				defer mu.Unlock()
+				dialed[d.Address]++
+			}}})
+			require.NoError(t, err)
+			t.Cleanup(func() { d.Close() })
+			var state resolver.State
+			for range 3 {
+				ln := listen(t)
+				state.Addresses = append(state.Addresses, resolver.Address{Addr: ln.Addr().String()})
+				if !accepts {
+					ln.Close()
+					continue
+				}
+				var running sync.WaitGroup
+				running.Go(func() {
+					for c, err := ln.Accept(); err == nil; c, err = ln.Accept() {
+						c.Close()
+					}
+				})
+				t.Cleanup(func() { ln.Close(); running.Wait() })
+			}
+			r := manual.NewBuilderWithScheme("several")
+			r.InitialState(state)
+			cc := newClient(t, "several:///any", Config{Dialer: d}, grpc.WithResolvers(r))
+			const lasts = 4 * time.Second
+			pace := time.NewTicker(10 * time.Millisecond)
+			defer pace.Stop()
+			for begun := time.Now(); time.Since(begun) < lasts; <-pace.C {
+				_, err := call(t.Context(), cc)
+				require.Error(t, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			t.Log(dialed)
+			assert.Len(t, dialed, 3)
+			for _, n := range dialed {
+				assert.LessOrEqual(t, n, 4+3*int(lasts.Seconds()), "%v", dialed)
+			}
+		})
+	}
 }
 
 // slow is a listener whose connections wait before anybody speaks to them.

@@ -2,6 +2,8 @@ package grpcclient
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	grpchealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
@@ -103,20 +106,39 @@ func TestPingIsWhatAPoolOfClientConnsWants(t *testing.T) {
 
 // An hour, in no time: the connections are in memory, and time is synctest's.
 func TestADefaultServerHasNothingAgainstAnHourOfIdleness(t *testing.T) {
-	for name, of := range map[string]struct {
-		cfg       Config
-		streaming bool
-	}{
-		"without calls":                        {},
-		"with a stream on which nothing moves": {streaming: true},
-		"with a health check":                  {cfg: Config{HealthCheck: true}},
+	for name, of := range map[string]idleness{
+		"without calls":                            {},
+		"with a stream on which nothing moves":     {streaming: true},
+		"with a health check":                      {cfg: Config{HealthCheck: true}},
+		"with a health check and a stream":         {cfg: Config{HealthCheck: true}, streaming: true},
+		"with a call now and then":                 {every: 5*time.Minute + 31*time.Second},
+		"with a call just after pings have ceased": {every: 5*time.Minute + 30*time.Second + time.Millisecond},
+		"with hardly any pings":                    {cfg: Config{ServerMinPing: time.Hour}, streaming: true},
+		"with pings for ever after":                {cfg: Config{ServerMinPing: math.MaxInt64}, streaming: true},
+		"without pings":                            {cfg: Config{ServerMinPing: -1}, streaming: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				dialed := idleFor(t, of.cfg, of.streaming, 90*time.Minute)
+				dialed := of.spend(t, 90*time.Minute)
 				assert.EqualValues(t, 1, dialed, "the connection is the first one still")
 			})
 		})
+	}
+}
+
+func TestAServerHasNothingAgainstPingsAsOftenAsItPermits(t *testing.T) {
+	for _, often := range []time.Duration{time.Second, 10 * time.Second, 11 * time.Second, time.Minute} {
+		for _, idle := range []bool{false, true} {
+			t.Run(fmt.Sprintf("every %v, idle: %v", often, idle), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					dialed := idleness{
+						cfg: Config{ServerMinPing: often, PingIdle: idle}, streaming: !idle,
+						server: []grpc.ServerOption{grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: often, PermitWithoutStream: idle})},
+					}.spend(t, time.Hour)
+					assert.EqualValues(t, 1, dialed)
+				})
+			})
+		}
 	}
 }
 
@@ -124,19 +146,27 @@ func TestADefaultServerHasNothingAgainstAnHourOfIdleness(t *testing.T) {
 // that the test above means something.
 func TestADefaultServerBansWhoPingsTooOften(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		dialed := idleFor(t, Config{ServerMinPing: time.Minute}, true, time.Hour)
+		dialed := idleness{cfg: Config{ServerMinPing: time.Minute}, streaming: true}.spend(t, time.Hour)
 		assert.Greater(t, dialed, int32(1))
 	})
 }
 
-// idleFor leaves a connection to a default server idle, and returns how many have
-// been dialled by the end of a call after it.
-func idleFor(t *testing.T, cfg Config, streaming bool, idle time.Duration) (dialed int32) {
+// idleness is a way to leave a connection idle.
+type idleness struct {
+	cfg       Config
+	streaming bool          // with a stream
+	every     time.Duration // with a call as often as that; zero: none
+	server    []grpc.ServerOption
+}
+
+// spend leaves a connection idle, and returns how many have been dialled by the
+// end of a call after it.
+func (of idleness) spend(t *testing.T, idle time.Duration) (dialed int32) {
 	ln := bufconn.Listen(1 << 16)
-	srv := serveBubble(ln)
+	srv := serveBubble(ln, of.server...)
 	defer srv.Stop()
 	var n atomic.Int32
-	opts, err := DialOptions(cfg)
+	opts, err := DialOptions(of.cfg)
 	require.NoError(t, err)
 	cc, err := grpc.NewClient("passthrough:///x", append(opts,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -151,8 +181,13 @@ func idleFor(t *testing.T, cfg Config, streaming bool, idle time.Duration) (dial
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if streaming {
+	if of.streaming {
 		_, err := testgrpc.NewTestServiceClient(cc).FullDuplexCall(ctx)
+		require.NoError(t, err)
+	}
+	for end := time.Now().Add(idle); of.every > 0 && time.Now().Before(end); {
+		<-time.After(of.every)
+		_, err = call(t.Context(), cc)
 		require.NoError(t, err)
 	}
 	<-time.After(idle)
@@ -161,8 +196,8 @@ func idleFor(t *testing.T, cfg Config, streaming bool, idle time.Duration) (dial
 	return n.Load()
 }
 
-func serveBubble(ln net.Listener) *grpc.Server {
-	srv := grpc.NewServer()
+func serveBubble(ln net.Listener, opts ...grpc.ServerOption) *grpc.Server {
+	srv := grpc.NewServer(opts...)
 	testgrpc.RegisterTestServiceServer(srv, &tester{})
 	healthpb.RegisterHealthServer(srv, grpchealth.NewServer())
 	go func() { _ = srv.Serve(ln) }()
