@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,49 +20,54 @@ type conn struct {
 	cc    *grpc.ClientConn
 	index int
 	born  time.Time
-	age   *time.Timer // runs until it is old; nil: it doesn't age
 
 	calls   atomic.Int64 // in flight
+	pins    atomic.Int64 // methods of streams that run, and may begin another call
 	retired atomic.Bool  // another has taken over
+	slow    atomic.Bool  // a stream has waited for it in vain
+	cut     atomic.Bool  // it was closed with calls in flight, as MaxConnDrain was over
 	suspect atomic.Bool  // the peer of one of its sockets doesn't answer; set with the pool's lock
 	doubted atomic.Bool  // it is being asked, since another one is suspect; set with the pool's lock
 
 	// Guarded by the pool's lock.
-	sockets  map[*health.Watch]net.Conn
-	old      bool
-	replacer context.CancelFunc // stops its replacement; nil: there is none
-	replaced time.Time          // when another took over
+	sockets   map[*health.Watch]net.Conn
+	timer     *time.Timer // runs until it is old, or has drained for long enough; or nil
+	old       bool
+	replacer  context.CancelFunc // stops its replacement; nil: there is none
+	replaced  time.Time          // when another took over
+	announced bool               // and the hook knows
+	overdue   bool               // it has drained for long enough
+	stopped   bool
 }
 
-// newConn makes a connection that isn't in service yet. The lock is held.
+// trusted reports whether nothing is held against it.
+func (c *conn) trusted() bool { return !c.suspect.Load() && !c.doubted.Load() }
+
+// busy reports whether something would be lost with it.
+func (c *conn) busy() bool { return c.calls.Load() > 0 || c.pins.Load() > 0 }
+
+// newConn makes a connection that isn't in service yet. The lock isn't held, as
+// this runs code of the user's.
 func (p *Pool) newConn(index int) (*conn, error) {
-	c := &conn{pool: p, index: index, born: time.Now(), sockets: map[*health.Watch]net.Conn{}}
+	c := &conn{pool: p, index: index, sockets: map[*health.Watch]net.Conn{}}
 	opts := append(p.cfg.Config.options(c.opened), p.opts...)
 	opts = append(opts, grpc.WithChainStreamInterceptor(c.count)) // innermost
 	cc, err := grpc.NewClient(p.target, opts...)
-	if err != nil {
-		return nil, err
-	}
 	c.cc = cc
-	if d := p.cfg.lifetime(); d > 0 {
-		c.age = time.AfterFunc(d, c.outlived)
-	}
-	return c, nil
+	return c, err
 }
 
-// count is an interceptor that counts a stream until it ends.
-func (c *conn) count(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	c.calls.Add(1) // it is held for the beginning of the call already
-	end := sync.OnceFunc(func() { c.pool.release(c) })
-	s, err := streamer(ctx, desc, cc, method, append(opts[:len(opts):len(opts)], grpc.OnFinish(func(error) { end() }))...)
-	if err != nil {
-		end()
+// enter begins its service. The lock is held.
+func (c *conn) enter() {
+	c.born = time.Now()
+	if d := c.pool.cfg.lifetime(); d > 0 {
+		c.timer = time.AfterFunc(d, c.outlived)
 	}
-	return s, err
 }
 
 // opened is told of each socket.
 func (c *conn) opened(socket net.Conn) {
+	c.slow.Store(false)
 	if _, ok := socket.(*net.TCPConn); !ok {
 		return
 	}
@@ -77,6 +81,10 @@ func (c *conn) opened(socket net.Conn) {
 	}
 	c.pool.mu.Lock()
 	defer c.pool.mu.Unlock()
+	if c.stopped {
+		w.Stop()
+		return
+	}
 	for w, s := range c.sockets {
 		if isClosed(s.(*net.TCPConn)) {
 			delete(c.sockets, w)
@@ -157,18 +165,45 @@ func (p *Pool) doubt() {
 // maxDoubt bounds how long calls wait for the answers.
 const maxDoubt = 2 * time.Second
 
-// outlived is called when it is old.
+// outlived is called when it is old. If it isn't connected there is nothing to
+// replace; what is opened now will not be older than it should when this is called
+// again.
 func (c *conn) outlived() {
 	c.pool.mu.Lock()
 	defer c.pool.mu.Unlock()
-	c.old = true
-	c.pool.replace(c)
+	switch {
+	case c.stopped || c.retired.Load():
+	case c.cc.GetState() == connectivity.Idle:
+		c.enter()
+	default:
+		c.old = true
+		c.pool.replace(c)
+	}
+}
+
+// drain begins the end of its service. The lock is held.
+func (c *conn) drain() {
+	c.replaced = time.Now()
+	c.retired.Store(true)
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	if d := c.pool.cfg.MaxConnDrain; d > 0 {
+		c.timer = time.AfterFunc(d, func() {
+			c.pool.mu.Lock()
+			defer c.pool.mu.Unlock()
+			c.overdue = true
+			c.pool.drained(c)
+			c.pool.rest()
+		})
+	}
 }
 
 // stop ends what is done for its sake. The lock is held.
 func (c *conn) stop() {
-	if c.age != nil {
-		c.age.Stop()
+	c.stopped = true
+	if c.timer != nil {
+		c.timer.Stop()
 	}
 	for w := range c.sockets {
 		w.Stop()
@@ -192,17 +227,16 @@ func (p *Pool) replace(c *conn) {
 // takeOver puts a new connection into an old one's place, as soon as it is
 // connected. It is not to be if the context ends.
 func (p *Pool) takeOver(ctx context.Context, old *conn) {
-	p.mu.Lock()
 	c, err := p.newConn(old.index)
-	p.mu.Unlock()
 	ok := err == nil && (old.cc.GetState() == connectivity.Idle || connected(ctx, c.cc))
 	p.mu.Lock()
 	old.replacer = nil
-	if !ok || p.closed.Load() || !old.old && !old.suspect.Load() {
+	needed := old.old || old.suspect.Load()
+	if !ok || p.closed.Load() || !needed {
 		if err == nil {
 			c.stop()
-			if old.old {
-				p.replace(old) // it became old while the context ended
+			if needed {
+				p.replace(old) // it became so while the context ended
 			}
 		}
 		p.mu.Unlock()
@@ -217,7 +251,9 @@ func (p *Pool) takeOver(ctx context.Context, old *conn) {
 		f(told)
 	}
 	p.mu.Lock()
-	p.drained(old) // not before the hook was told
+	old.announced = true
+	p.drained(old)
+	p.rest()
 	p.mu.Unlock()
 }
 
@@ -227,8 +263,8 @@ func (p *Pool) swap(old, c *conn) ConnReplaced {
 	conns[old.index] = c
 	p.conns.Store(&conns)
 	p.draining[old] = struct{}{}
-	old.replaced = time.Now()
-	old.retired.Store(true)
+	old.drain()
+	c.enter()
 	told := ConnReplaced{
 		Index: old.index, Silent: old.suspect.Load(),
 		Age: old.replaced.Sub(old.born), InFlight: int(old.calls.Load()),

@@ -22,10 +22,12 @@ var _ grpc.ClientConnInterface = (*Pool)(nil)
 // may be called concurrently.
 //
 // A call goes to the connection with the fewest calls and streams in flight, each
-// counted until it ends, among those that are connected or idle; between equals,
-// to one that is connected. So no more are opened than are needed at once. What
-// fails fast, waits for ready or is retried does so within the connection that
-// was chosen.
+// counted until it ends. When calls overlap another connection is opened, so no more
+// are than are needed at once. Unary calls don't wait for it while others are
+// connected, unless these have many; streams, which are to be spread, do, for a
+// second at most. What can't be connected gets no calls while there are others. What
+// fails fast, waits for ready or is retried does so within the connection that was
+// chosen.
 //
 // A connection whose peer was asked and hasn't answered in time is suspect: it gets
 // no calls, a new one is opened to take its place, and the others are asked before
@@ -43,8 +45,9 @@ type Pool struct {
 
 	conns  atomic.Pointer[[]*conn] // that calls are given to; changed with the lock
 	closed atomic.Bool             // set with the lock
-	turn   atomic.Uint32           // where the search for the least loaded begins
 	calls  atomic.Uint64           // that were begun
+
+	ending sync.Mutex // held while connections are closed for good, before mu
 
 	mu       sync.Mutex
 	draining map[*conn]struct{}
@@ -65,128 +68,39 @@ func NewPool(target string, n int, cfg PoolConfig, opts ...grpc.DialOption) (*Po
 		return nil, err
 	}
 	p := &Pool{
-		cfg: cfg, target: target, opts: opts, made: made,
+		cfg: cfg, target: target, opts: slices.Clone(opts), made: made,
 		draining: map[*conn]struct{}{},
 		changed:  make(chan struct{}),
 		idle:     make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	conns := make([]*conn, n)
-	p.mu.Lock() // until all are there, lest one outlives itself before
-	defer p.mu.Unlock()
 	for i := range conns {
 		if conns[i], err = p.newConn(i); err != nil {
 			for _, c := range conns[:i] {
-				c.stop()
 				_ = c.cc.Close()
 			}
 			p.cancel()
 			return nil, err
 		}
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.conns.Store(&conns)
+	for _, c := range conns {
+		c.enter()
+	}
 	return p, nil
 }
 
 // Invoke performs a unary call, as grpc.ClientConn's does.
 func (p *Pool) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	c, err := p.acquire(ctx)
+	c, err := p.acquire(ctx, false)
 	if err != nil {
 		return err
 	}
 	defer p.release(c)
-	return c.cc.Invoke(ctx, method, args, reply, opts...)
-}
-
-// NewStream begins a streaming call, as grpc.ClientConn's does. It counts as in
-// flight until it ends as gRPC demands: its context ends, RecvMsg returns an
-// error, or the only message of a server that doesn't stream.
-func (p *Pool) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	c, err := p.acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer p.release(c)
-	return c.cc.NewStream(ctx, desc, method, opts...) // conn.count goes on counting it
-}
-
-// acquire chooses a connection and counts a call on it.
-func (p *Pool) acquire(ctx context.Context) (*conn, error) {
-	var verdict <-chan time.Time
-	late := false // nobody has passed it: the guard was closed
-	for {
-		if c := p.choose(late); c != nil && p.hold(c) {
-			p.calls.Add(1)
-			return c, nil
-		}
-		if p.closed.Load() {
-			return nil, ErrClosed
-		}
-		changed := p.relieve(late)
-		if changed == nil {
-			continue
-		}
-		if verdict == nil {
-			timer := time.NewTimer(p.cfg.Config.Dialer.Config().DetectWithin + time.Second)
-			defer timer.Stop()
-			verdict = timer.C
-		}
-		select {
-		case <-changed:
-		case <-verdict:
-			late = true
-		case <-ctx.Done():
-			return nil, status.FromContextError(ctx.Err()).Err()
-		}
-	}
-}
-
-// relieve has all connections replaced if none is fit for calls, and returns what
-// is closed when one may be. Nil: one is.
-func (p *Pool) relieve(late bool) <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed.Load() || p.choose(late) != nil {
-		return nil
-	}
-	p.stat.Waited++
-	for _, c := range *p.conns.Load() {
-		if c.suspect.Load() {
-			p.replace(c)
-		}
-	}
-	return p.changed
-}
-
-// choose returns the connection for the next call, nil if all are suspect and
-// that isn't good enough.
-func (p *Pool) choose(suspects bool) *conn {
-	conns := *p.conns.Load()
-	turn := int(p.turn.Add(1) % maxConns)
-	var best *conn
-	var bestRank int
-	var bestCalls int64
-	for i := range conns {
-		c := conns[(turn+i)%len(conns)]
-		if !suspects && (c.suspect.Load() || c.doubted.Load()) {
-			continue
-		}
-		rank, calls := 0, 2*c.calls.Load()
-		if best != nil && bestRank == 0 && calls >= bestCalls {
-			continue
-		}
-		switch c.cc.GetState() {
-		case connectivity.Ready:
-		case connectivity.Idle:
-			calls++
-		default:
-			rank = 1
-		}
-		if best == nil || rank < bestRank || rank == bestRank && calls < bestCalls {
-			best, bestRank, bestCalls = c, rank, calls
-		}
-	}
-	return best
+	return c.verdict(ctx, c.cc.Invoke(ctx, method, args, reply, opts...))
 }
 
 // hold counts a call, unless the connection isn't in service any more. It and
@@ -203,9 +117,19 @@ func (p *Pool) hold(c *conn) bool {
 
 // release counts a call no more, and closes a replaced connection after its last.
 func (p *Pool) release(c *conn) {
-	if c.calls.Add(-1) > 0 || !c.retired.Load() && !p.closed.Load() {
-		return
+	if c.calls.Add(-1) == 0 && (c.retired.Load() || p.closed.Load()) {
+		p.settle(c)
 	}
+}
+
+// unpin is release for pins.
+func (p *Pool) unpin(c *conn) {
+	if c.pins.Add(-1) == 0 && (c.retired.Load() || p.closed.Load()) {
+		p.settle(c)
+	}
+}
+
+func (p *Pool) settle(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.drained(c)
@@ -225,24 +149,37 @@ func (p *Pool) inFlight() (n int) {
 
 // rest notes that a closed pool has nothing in flight. The lock is held.
 func (p *Pool) rest() {
-	if p.closed.Load() && !p.rested && p.inFlight() == 0 {
-		p.rested = true
-		close(p.idle)
+	if !p.closed.Load() || p.rested {
+		return
 	}
+	for _, c := range *p.conns.Load() {
+		if c.busy() {
+			return
+		}
+	}
+	for c := range p.draining {
+		if c.busy() {
+			return
+		}
+	}
+	p.rested = true
+	close(p.idle)
 }
 
-// drained has a replaced connection closed if it has no calls any more. The lock
-// is held.
+// drained has a replaced connection closed if it has no calls any more, or has had
+// its time. The lock is held.
 func (p *Pool) drained(c *conn) {
-	if _, ok := p.draining[c]; !ok || c.calls.Load() > 0 {
-		return // in service, or cut off by Close
+	if _, ok := p.draining[c]; !ok || !c.announced || c.busy() && !c.overdue {
+		return // in service, or cut off by Close, or the hook is still running
 	}
 	delete(p.draining, c)
 	c.stop()
+	cut := int(c.calls.Load())
+	c.cut.Store(cut > 0)
 	p.wg.Go(func() {
 		_ = c.cc.Close() // it fails the second time only
 		if f := p.cfg.Trace.ConnDrained; f != nil {
-			f(ConnDrained{Index: c.index, Took: time.Since(c.replaced)})
+			f(ConnDrained{Index: c.index, Took: time.Since(c.replaced), CutOff: cut})
 		}
 	})
 }
@@ -266,14 +203,12 @@ func (p *Pool) Stat() Stat {
 
 // Close lets no further call begin, waits until those in flight have ended or ctx
 // has, closes all connections, and waits until the pool's goroutines have ended.
-// If ctx was first, the calls that remain fail, and Close returns an error that
-// wraps the context's. A second Close does nothing.
+// If ctx was first, the calls that remain fail as when a ClientConn is closed, and
+// Close returns an error that wraps the context's. It may be called again, and
+// concurrently; the least patient call decides.
 func (p *Pool) Close(ctx context.Context) error {
 	p.mu.Lock()
-	if p.closed.Swap(true) {
-		p.mu.Unlock()
-		return nil
-	}
+	p.closed.Store(true)
 	p.rest()
 	p.wake()
 	p.mu.Unlock()
@@ -285,6 +220,8 @@ func (p *Pool) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		err = fmt.Errorf("grpcclient: the pool was closed with calls in flight: %w", context.Cause(ctx))
 	}
+	p.ending.Lock()
+	defer p.ending.Unlock()
 	p.mu.Lock()
 	if p.rested {
 		err = nil // at the last moment
@@ -295,6 +232,7 @@ func (p *Pool) Close(ctx context.Context) error {
 	for _, c := range all {
 		c.stop()
 	}
+	p.rest() // for the sake of those who wait longer
 	p.mu.Unlock()
 	for _, c := range all {
 		_ = c.cc.Close() // it fails the second time only

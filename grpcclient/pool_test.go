@@ -52,11 +52,25 @@ func TestAPoolGivesCallsThatOverlapToDifferentConnections(t *testing.T) {
 	}
 	assert.Equal(t, 1, p.Stat().Ready, "one after another needs one connection")
 	var asked []<-chan error
-	for range 2 * n {
+	ask := func() {
 		asked = append(asked, after(func() error { return waiting(t.Context(), p) }))
 		within(t, s.began, 5*time.Second)
 	}
-	assert.Equal(t, Stat{Conns: n, Ready: n, InFlight: 2 * n, Calls: 10 + 2*n}, p.Stat())
+	var overlap sync.WaitGroup
+	for range 2 * n {
+		overlap.Go(func() {
+			assert.True(t, eventually(5*time.Second, func() bool {
+				_, err := call(t.Context(), p)
+				return err != nil || p.Stat().Ready == n
+			}), "calls that overlap need more")
+		})
+	}
+	overlap.Wait()
+	calls := p.Stat().Calls
+	for range 2 * n {
+		ask()
+	}
+	assert.Equal(t, Stat{Conns: n, Ready: n, InFlight: 2 * n, Calls: calls + 2*n}, p.Stat())
 	for _, c := range *p.conns.Load() {
 		assert.EqualValues(t, 2, c.calls.Load())
 	}
@@ -65,6 +79,31 @@ func TestAPoolGivesCallsThatOverlapToDifferentConnections(t *testing.T) {
 		assert.NoError(t, within(t, ch, 5*time.Second))
 	}
 	assert.Zero(t, p.Stat().InFlight)
+}
+
+// The streams begin before the connections are there.
+func TestAPoolSpreadsStreamsOverAllConnections(t *testing.T) {
+	t.Parallel()
+	const n = 4
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	p := newPool(t, ln.Addr().String(), n, PoolConfig{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := call(ctx, p)
+	require.NoError(t, err)
+	var begun sync.WaitGroup
+	for range 2 * n {
+		begun.Go(func() {
+			_, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
+			assert.NoError(t, err)
+		})
+	}
+	begun.Wait()
+	for _, c := range *p.conns.Load() {
+		assert.InDelta(t, 2, c.calls.Load(), 1)
+	}
+	assert.Equal(t, Stat{Conns: n, Ready: n, InFlight: 2 * n, Calls: 1 + 2*n}, p.Stat())
 }
 
 // streams are the ways in which a stream can end, of each kind.
@@ -340,16 +379,17 @@ func TestCloseWaitsForCallsAndThenCutsThemOff(t *testing.T) {
 func TestACallDoesNotBeginOnAConnectionThatWasReplacedMeanwhile(t *testing.T) {
 	t.Parallel()
 	p := newPool(t, "passthrough:///nowhere", 1, PoolConfig{})
-	chosen := p.choose(false)
+	chosen := p.choose(false, false).conn
 	require.NotNil(t, chosen)
-	p.mu.Lock()
 	c, err := p.newConn(0)
 	require.NoError(t, err)
+	p.mu.Lock()
 	p.swap(chosen, c)
+	chosen.announced = true
 	p.mu.Unlock()
 	assert.False(t, p.hold(chosen))
 	assert.True(t, eventually(5*time.Second, func() bool { return p.Stat().Draining == 0 }), "who gave it up has seen it closed")
-	assert.Same(t, c, p.choose(false))
+	assert.Same(t, c, p.choose(false, false).conn)
 	require.True(t, p.hold(c))
 	p.release(c)
 }

@@ -16,7 +16,8 @@ type PoolConfig struct {
 
 	// MaxConnLifetime is the age at which a connection is replaced: a new one is
 	// opened, and when it is ready the old one gets no further calls and is closed
-	// after the last of its own. While none can be opened the old one goes on.
+	// after the last of its own. While none can be opened the old one goes on. One
+	// that isn't connected then is left as it is, until it is that old again.
 	// Zero: 30 min. Negative: no limit.
 	MaxConnLifetime time.Duration
 
@@ -24,6 +25,12 @@ type PoolConfig struct {
 	// drawn at the connection's birth. Zero: a tenth of it. Negative: none. More
 	// than MaxConnLifetime, or set while that is off, is an error.
 	MaxConnLifetimeJitter time.Duration
+
+	// MaxConnDrain is how long a connection that was replaced goes on for the sake
+	// of its last calls. Those that are still in flight then end with
+	// codes.Unavailable. Zero: as long as they like, so that none is lost. A
+	// negative value is an error.
+	MaxConnDrain time.Duration
 
 	// Trace is told what happens. Nil: nothing.
 	Trace *Trace
@@ -43,10 +50,17 @@ func (cfg *PoolConfig) check(n int) error {
 	for _, d := range []struct {
 		name  string
 		value time.Duration
-	}{{"MaxConnLifetime", cfg.MaxConnLifetime}, {"MaxConnLifetimeJitter", cfg.MaxConnLifetimeJitter}} {
+	}{
+		{"MaxConnLifetime", cfg.MaxConnLifetime},
+		{"MaxConnLifetimeJitter", cfg.MaxConnLifetimeJitter},
+		{"MaxConnDrain", cfg.MaxConnDrain},
+	} {
 		if d.value > 0 && d.value < time.Millisecond {
 			bad("PoolConfig.%s is %v, less than a millisecond: was its unit forgotten?", d.name, d.value)
 		}
+	}
+	if cfg.MaxConnDrain < 0 {
+		bad("PoolConfig.MaxConnDrain is %v: use a millisecond or more, or zero to wait for all calls", cfg.MaxConnDrain)
 	}
 	lifetime, jitter := cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter
 	if lifetime == 0 {
@@ -100,8 +114,8 @@ type Trace struct {
 	// one, which may still have calls in flight.
 	ConnReplaced func(ConnReplaced)
 
-	// ConnDrained is called when a connection that was replaced has been closed
-	// after its last call.
+	// ConnDrained is called when a connection that was replaced has been closed,
+	// after its last call or after MaxConnDrain.
 	ConnDrained func(ConnDrained)
 }
 
@@ -115,8 +129,9 @@ type ConnReplaced struct {
 
 // ConnDrained is what [Trace.ConnDrained] is told.
 type ConnDrained struct {
-	Index int
-	Took  time.Duration // since it was replaced
+	Index  int
+	Took   time.Duration // since it was replaced
+	CutOff int           // its calls that MaxConnDrain has ended
 }
 
 // Stat is what [Pool.Stat] returns.
@@ -128,7 +143,7 @@ type Stat struct {
 	InFlight int // calls and streams, of Draining connections too
 
 	Calls           uint64 // that were begun
-	Waited          uint64 // of these, that waited because all connections were suspect or being asked
+	Waited          uint64 // that waited because all connections were suspect or being asked, those given up meanwhile included
 	ReplacedOld     uint64 // connections that were replaced for their age
 	ReplacedSuspect uint64 // and for their peer's silence
 }

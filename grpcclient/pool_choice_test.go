@@ -1,0 +1,161 @@
+package grpcclient
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/connectivity"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+)
+
+// dialing makes a Config whose dialer asks a function first, with the number of
+// the attempt, from 1.
+func dialing(before func(ctx context.Context, attempt int) error) Config {
+	var attempts atomic.Int32
+	return Config{dialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if err := before(ctx, int(attempts.Add(1))); err != nil {
+			return nil, err
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+}
+
+// The first connection is there, and there will be no second one.
+func TestNoCallFailsOrWaitsForAConnectionThatIsNotThereWhileAnotherIs(t *testing.T) {
+	t.Parallel()
+	for name, dial := range map[string]func(ctx context.Context) error{
+		"refused": func(context.Context) error { return errors.New("refused") },
+		"silent":  func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ln := listen(t)
+			serve(t, ln, &tester{})
+			p := newPool(t, ln.Addr().String(), 3, PoolConfig{Config: dialing(func(ctx context.Context, attempt int) error {
+				if attempt == 1 {
+					return nil
+				}
+				return dial(ctx)
+			})})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			_, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
+			require.NoError(t, err)
+			for range 50 {
+				ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+				_, err := call(ctx, p)
+				cancel()
+				require.NoError(t, err)
+			}
+			begun := time.Now()
+			for range 8 {
+				_, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
+				require.NoError(t, err)
+			}
+			assert.Less(t, time.Since(begun), 2*maxOpening+3*time.Second, "they wait for each connection once")
+		})
+	}
+}
+
+func TestABurstOfCallsAtTheBeginningOpensAllConnections(t *testing.T) {
+	t.Parallel()
+	const n = 4
+	s := &tester{block: make(chan struct{}), began: make(chan struct{}, n)}
+	ln := listen(t)
+	serve(t, ln, s)
+	p := newPool(t, ln.Addr().String(), n, PoolConfig{})
+	var calls sync.WaitGroup
+	for range n {
+		calls.Go(func() { assert.NoError(t, waiting(t.Context(), p)) })
+	}
+	for range n {
+		within(t, s.began, 5*time.Second)
+	}
+	assert.Equal(t, n, p.Stat().Ready)
+	for _, c := range *p.conns.Load() {
+		assert.EqualValues(t, 1, c.calls.Load())
+	}
+	close(s.block)
+	calls.Wait()
+}
+
+// One connection could not be opened, the other is being opened.
+func TestACallGoesToAConnectionThatIsBeingOpenedRatherThanToOneThatFailed(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	open := make(chan struct{})
+	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialing(func(ctx context.Context, attempt int) error {
+		if attempt == 1 {
+			return errors.New("refused")
+		}
+		select {
+		case <-open:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})})
+	_, err := call(t.Context(), p)
+	require.ErrorContains(t, err, "refused")
+	states := func() (n [5]int) {
+		for _, c := range *p.conns.Load() {
+			n[c.cc.GetState()]++
+		}
+		return n
+	}
+	require.Equal(t, 1, states()[connectivity.TransientFailure])
+	first := after(func() error { _, err := call(t.Context(), p); return err })
+	require.True(t, eventually(5*time.Second, func() bool { return states()[connectivity.Connecting] == 1 }))
+	second := after(func() error { _, err := call(t.Context(), p); return err })
+	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().InFlight == 2 || len(second) > 0 }))
+	close(open)
+	assert.NoError(t, within(t, first, 5*time.Second))
+	assert.NoError(t, within(t, second, 5*time.Second))
+}
+
+// A connection has calls while the others are being opened; at some point it has
+// too many for that.
+func TestAConnectionThatIsNotOpenYetGetsCallsWhenTheOthersHaveMany(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialing(func(ctx context.Context, attempt int) error {
+		if attempt == 1 {
+			return nil
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	})})
+	_, err := call(t.Context(), p)
+	require.NoError(t, err)
+	var ready, other *conn
+	for _, c := range *p.conns.Load() {
+		if c.cc.GetState() == connectivity.Ready {
+			ready = c
+		} else {
+			other = c
+		}
+	}
+	for range unreadyCalls {
+		c, err := p.acquire(t.Context(), false)
+		require.NoError(t, err)
+		require.Same(t, ready, c)
+		defer p.release(c)
+	}
+	require.True(t, eventually(5*time.Second, func() bool { return other.cc.GetState() == connectivity.Connecting }), "it is opened meanwhile")
+	for range 3 {
+		c, err := p.acquire(t.Context(), false)
+		require.NoError(t, err)
+		defer p.release(c)
+	}
+	assert.GreaterOrEqual(t, other.calls.Load(), int64(1))
+	assert.GreaterOrEqual(t, ready.calls.Load(), int64(unreadyCalls))
+}

@@ -1,0 +1,189 @@
+package grpcclient
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
+)
+
+// acquire chooses a connection and counts a call on it, which may be a stream.
+func (p *Pool) acquire(ctx context.Context, stream bool) (*conn, error) {
+	var verdict <-chan time.Time
+	late := false // nobody has passed it: the guard was closed
+	for {
+		if c := p.take(ctx, late, stream); c != nil {
+			return c, nil
+		}
+		if p.closed.Load() {
+			return nil, ErrClosed
+		}
+		changed := p.relieve(late, verdict == nil)
+		if changed == nil {
+			continue
+		}
+		if verdict == nil {
+			timer := time.NewTimer(p.cfg.Config.Dialer.Config().DetectWithin + time.Second)
+			defer timer.Stop()
+			verdict = timer.C
+		}
+		select {
+		case <-changed:
+		case <-verdict:
+			late = true
+		case <-ctx.Done():
+			return nil, status.FromContextError(ctx.Err()).Err()
+		}
+	}
+}
+
+// take is acquire without the wait for a connection that is fit.
+func (p *Pool) take(ctx context.Context, late, stream bool) *conn {
+	choice := p.choose(late, stream)
+	c := choice.conn
+	if c == nil || !p.hold(c) {
+		return nil
+	}
+	switch {
+	case choice.state == connectivity.Ready:
+		if choice.idle != nil {
+			choice.idle.cc.Connect()
+		}
+	case stream && choice.ready && !opens(ctx, c.cc):
+		c.slow.Store(true) // not again: there are others
+		p.release(c)
+		return nil
+	}
+	p.calls.Add(1)
+	return c
+}
+
+// opens waits for a connection to be there, but not long.
+func opens(ctx context.Context, cc *grpc.ClientConn) bool {
+	ctx, cancel := context.WithTimeout(ctx, maxOpening)
+	defer cancel()
+	for {
+		s := cc.GetState()
+		switch s {
+		case connectivity.Ready:
+			return true
+		case connectivity.Idle:
+			cc.Connect()
+		case connectivity.Connecting:
+		default:
+			return false
+		}
+		if !cc.WaitForStateChange(ctx, s) {
+			return false
+		}
+	}
+}
+
+// relieve has all connections replaced if none is fit for calls, and returns what
+// is closed when one may be. Nil: one is. First says that the call hasn't waited
+// yet.
+func (p *Pool) relieve(late, first bool) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.choose(late, false).conn; c != nil || p.closed.Load() {
+		return nil
+	}
+	if first {
+		p.stat.Waited++
+	}
+	for _, c := range *p.conns.Load() {
+		if c.suspect.Load() {
+			p.replace(c)
+		}
+	}
+	return p.changed
+}
+
+// choice is where the next call goes.
+type choice struct {
+	conn  *conn // nil: all are suspect, and that isn't good enough
+	state connectivity.State
+	ready bool  // there is one that is ready
+	idle  *conn // if it is busy: one that should be opened meanwhile; or nil
+}
+
+// choose finds the connection for the next call. Streams, which last, are spread
+// over all connections; other calls go to those that are there, mostly.
+func (p *Pool) choose(suspects, stream bool) (best choice) {
+	conns := *p.conns.Load()
+	if len(conns) == 0 {
+		return best
+	}
+	begin := int(rand.Uint32N(uint32(len(conns))))
+	var least int64
+	for i := range conns { // mostly the least loaded is ready
+		c := at(conns, begin+i)
+		if n := c.calls.Load(); (best.conn == nil || n < least) && (suspects || c.trusted()) {
+			best.conn, least = c, n
+		}
+	}
+	if best.conn == nil {
+		return best
+	}
+	if best.state = best.conn.cc.GetState(); best.state == connectivity.Ready {
+		return best
+	}
+	best = choice{}
+	for i := range conns {
+		c := at(conns, begin+i)
+		if !suspects && !c.trusted() {
+			continue
+		}
+		state := c.cc.GetState()
+		switch state {
+		case connectivity.Ready:
+			best.ready = true
+		case connectivity.Idle:
+			best.idle = c
+		}
+		if load := c.load(state, stream); best.conn == nil || load < least {
+			best.conn, best.state, least = c, state, load
+		}
+	}
+	if least == 0 {
+		best.idle = nil
+	}
+	return best
+}
+
+// at is conns in a ring.
+func at(conns []*conn, i int) *conn {
+	if i >= len(conns) {
+		i -= len(conns)
+	}
+	return conns[i]
+}
+
+const (
+	// maxOpening is how long a stream waits for its share of connections.
+	maxOpening = time.Second
+
+	// unreadyCalls is how many calls more a connection gets than one that isn't
+	// there yet: less than what servers that limit streams allow on one, which is
+	// mostly 100 or more.
+	unreadyCalls = 64
+
+	failedCalls = 1 << 32 // and than one that couldn't be opened
+)
+
+// load is how unwelcome another call is, in half calls.
+func (c *conn) load(s connectivity.State, stream bool) int64 {
+	load := 2 * c.calls.Load()
+	switch {
+	case s == connectivity.Ready:
+		return load
+	case s != connectivity.Idle && s != connectivity.Connecting:
+		return load + 2*failedCalls
+	case stream && !c.slow.Load():
+		return load + 1
+	}
+	return load + 2*unreadyCalls
+}
