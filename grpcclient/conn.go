@@ -2,7 +2,6 @@ package grpcclient
 
 import (
 	"context"
-	"maps"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -85,13 +84,18 @@ func (c *conn) opened(socket net.Conn) {
 		w.Stop()
 		return
 	}
+	c.prune()
+	c.sockets[w] = socket
+	c.look()
+}
+
+// prune forgets the sockets that gRPC has closed. The lock is held.
+func (c *conn) prune() {
 	for w, s := range c.sockets {
 		if isClosed(s.(*net.TCPConn)) {
 			delete(c.sockets, w)
 		}
 	}
-	c.sockets[w] = socket
-	c.look()
 }
 
 func isClosed(c *net.TCPConn) bool {
@@ -129,41 +133,6 @@ func (c *conn) look() {
 		c.pool.wake()
 	}
 }
-
-// doubt has all connections asked whether they live, since one is suspect: what
-// has silenced that may have silenced them. Until they have answered, which takes
-// a round trip, or are suspects, too, they get no calls. The lock is held.
-func (p *Pool) doubt() {
-	if p.closed.Load() {
-		return
-	}
-	var conns []*conn
-	var sockets []net.Conn
-	for _, c := range *p.conns.Load() {
-		if !c.suspect.Load() && !c.doubted.Load() && len(c.sockets) > 0 {
-			c.doubted.Store(true)
-			conns = append(conns, c)
-			sockets = slices.AppendSeq(sockets, maps.Values(c.sockets))
-		}
-	}
-	if len(conns) == 0 {
-		return
-	}
-	p.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(p.ctx, maxDoubt)
-		defer cancel()
-		_, _ = p.cfg.Config.Dialer.Guard().Check(ctx, sockets...) // told comes first, if they don't
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for _, c := range conns {
-			c.doubted.Store(false)
-		}
-		p.wake()
-	})
-}
-
-// maxDoubt bounds how long calls wait for the answers.
-const maxDoubt = 2 * time.Second
 
 // outlived is called when it is old. If it isn't connected there is nothing to
 // replace; what is opened now will not be older than it should when this is called

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,4 +201,47 @@ func waitingFor(ctx context.Context, cc grpc.ClientConnInterface, d time.Duratio
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	return waiting(ctx, cc)
+}
+
+// inTurns gives each ClientConn the next one of some addresses.
+type inTurns struct {
+	addrs []resolver.Address
+	next  *atomic.Int32
+}
+
+func (r inTurns) Build(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
+	i := int(r.next.Add(1)-1) % len(r.addrs)
+	return inTurns{}, cc.UpdateState(resolver.State{Addresses: r.addrs[i : i+1]})
+}
+func (inTurns) Scheme() string                        { return "turns" }
+func (inTurns) ResolveNow(resolver.ResolveNowOptions) {}
+func (inTurns) Close()                                {}
+
+// All are asked whether they live, and one answers before the other's time is up.
+func TestACallDoesNotWaitForTheAnswersOfAllConnections(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, netlab.Config{Servers: 2})
+	r := inTurns{[]resolver.Address{{Addr: l.Servers[0].Addr(labPort)}, {Addr: l.Servers[1].Addr(labPort)}}, &atomic.Int32{}}
+	p := newPool(t, "turns:///any", 2, PoolConfig{Config: l.cfg}, grpc.WithResolvers(r))
+	conns := *p.conns.Load()
+	for _, c := range conns {
+		_, err := call(t.Context(), c.cc)
+		require.NoError(t, err)
+	}
+	passes(time.Now(), 1200*time.Millisecond) // who was heard less than a second ago isn't asked
+	l.Servers[0].Drop()
+	p.mu.Lock()
+	p.doubt()
+	begun := time.Now()
+	p.mu.Unlock()
+	c, err := p.acquire(t.Context(), false)
+	require.NoError(t, err)
+	known, took := conns[0].suspect.Load(), time.Since(begun)
+	assert.Same(t, conns[1], c)
+	p.release(c)
+	require.True(t, eventually(5*time.Second, conns[0].suspect.Load))
+	t.Logf("after %v, the other is suspect after %v", took, time.Since(begun))
+	if l.clock.Lost(begun) < 50*time.Millisecond {
+		assert.False(t, known, "it has waited for the other's answer, too")
+	}
 }
