@@ -3,7 +3,6 @@ package grpcclient
 import (
 	"context"
 	"errors"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,18 +12,27 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/connectivity"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+
+	"github.com/holdfast-go/holdfast/dial"
 )
 
 // dialing makes a Config whose dialer asks a function first, with the number of
 // the attempt, from 1.
-func dialing(before func(ctx context.Context, attempt int) error) Config {
+func dialing(t *testing.T, before func(ctx context.Context, attempt int) error) Config {
+	t.Helper()
 	var attempts atomic.Int32
-	return Config{dialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		if err := before(ctx, int(attempts.Add(1))); err != nil {
-			return nil, err
+	d, err := dial.New(dial.Config{Trace: &dial.Trace{DialStart: func(ctx context.Context, _ dial.DialStart) context.Context {
+		err := before(ctx, int(attempts.Add(1)))
+		if err == nil {
+			return ctx
 		}
-		return new(net.Dialer).DialContext(ctx, network, address)
-	}}
+		ctx, cancel := context.WithCancelCause(ctx)
+		cancel(err)
+		return ctx
+	}}})
+	require.NoError(t, err)
+	t.Cleanup(func() { d.Close() })
+	return Config{Dialer: d}
 }
 
 // The first connection is there, and there will be no second one.
@@ -38,7 +46,7 @@ func TestNoCallFailsOrWaitsForAConnectionThatIsNotThereWhileAnotherIs(t *testing
 			t.Parallel()
 			ln := listen(t)
 			serve(t, ln, &tester{})
-			p := newPool(t, ln.Addr().String(), 3, PoolConfig{Config: dialing(func(ctx context.Context, attempt int) error {
+			p := newPool(t, ln.Addr().String(), 3, PoolConfig{Config: dialing(t, func(ctx context.Context, attempt int) error {
 				if attempt == 1 {
 					return nil
 				}
@@ -92,7 +100,7 @@ func TestACallGoesToAConnectionThatIsBeingOpenedRatherThanToOneThatFailed(t *tes
 	ln := listen(t)
 	serve(t, ln, &tester{})
 	open := make(chan struct{})
-	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialing(func(ctx context.Context, attempt int) error {
+	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialing(t, func(ctx context.Context, attempt int) error {
 		if attempt == 1 {
 			return errors.New("refused")
 		}
@@ -127,7 +135,7 @@ func TestAConnectionThatIsNotOpenYetGetsCallsWhenTheOthersHaveMany(t *testing.T)
 	t.Parallel()
 	ln := listen(t)
 	serve(t, ln, &tester{})
-	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialing(func(ctx context.Context, attempt int) error {
+	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialing(t, func(ctx context.Context, attempt int) error {
 		if attempt == 1 {
 			return nil
 		}

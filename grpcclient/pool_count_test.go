@@ -45,7 +45,7 @@ func TestAStreamThatBeginsCountsOnce(t *testing.T) {
 	ln := listen(t)
 	serve(t, ln, &tester{})
 	open := make(chan struct{})
-	p := newPool(t, ln.Addr().String(), 1, PoolConfig{Config: dialing(func(ctx context.Context, _ int) error {
+	p := newPool(t, ln.Addr().String(), 1, PoolConfig{Config: dialing(t, func(ctx context.Context, _ int) error {
 		select {
 		case <-open:
 			return nil

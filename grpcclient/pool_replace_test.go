@@ -108,7 +108,7 @@ func TestAConnectionThatIsSuspectAgainIsReplaced(t *testing.T) {
 	serve(t, ln, &tester{})
 	told, trace := newTraced()
 	open, dialed := make(chan struct{}), make(chan struct{}, 10)
-	p := newPool(t, ln.Addr().String(), 1, PoolConfig{Trace: trace, Config: dialing(func(ctx context.Context, attempt int) error {
+	p := newPool(t, ln.Addr().String(), 1, PoolConfig{Trace: trace, Config: dialing(t, func(ctx context.Context, attempt int) error {
 		if attempt == 1 {
 			return nil
 		}
