@@ -65,8 +65,8 @@ type Config struct {
 	// dialer, return nil, nil to have no proxies.
 	//
 	// For dns targets the address is the target's name and port: it is the proxy
-	// that looks the name up. For others it is what their resolver has found.
-	// Unix sockets have no proxy. As in gRPC, only the URL's host and user count:
+	// that looks the name up. For others it is what their resolver has found, so
+	// that NO_PROXY must name that. Unix sockets have no proxy. As in gRPC, only the URL's host and user count:
 	// the proxy itself is spoken to without TLS.
 	Proxy func(*http.Request) (*url.URL, error)
 

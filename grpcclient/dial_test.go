@@ -5,6 +5,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,6 +67,38 @@ func TestOfAResolversAddressesTheOneThatAnswersIsUsed(t *testing.T) {
 	who, err := call(t.Context(), newClient(t, "several:///any", Config{}, grpc.WithResolvers(r)))
 	require.NoError(t, err)
 	assert.Equal(t, "second", who)
+}
+
+func TestOfTwoResolversForDNSTheFirstGivenIsUsed(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	own := manual.NewBuilderWithScheme("dns")
+	own.InitialState(resolver.State{Addresses: []resolver.Address{{Addr: ln.Addr().String()}}})
+	opts, err := DialOptions(Config{})
+	require.NoError(t, err)
+	cc, err := grpc.NewClient("dns:///nowhere.invalid:1", append([]grpc.DialOption{grpc.WithResolvers(own), insecurely()}, opts...)...)
+	require.NoError(t, err)
+	defer cc.Close()
+	_, err = call(t.Context(), cc)
+	require.NoError(t, err)
+}
+
+func TestAServiceConfigsRetryPolicyIsHeeded(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int32
+	ln := listen(t)
+	serve(t, ln, &tester{}, grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+		if calls.Add(1) < 3 {
+			return nil, status.Error(codes.Unavailable, "not yet")
+		}
+		return h(ctx, req)
+	}))
+	const policy = `{"methodConfig": [{"name": [{}], "retryPolicy":
+		{"maxAttempts": 3, "initialBackoff": "0.01s", "maxBackoff": "0.01s", "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
+	_, err := call(t.Context(), newClient(t, ln.Addr().String(), Config{}, grpc.WithDefaultServiceConfig(policy)))
+	require.NoError(t, err)
+	assert.EqualValues(t, 3, calls.Load())
 }
 
 func TestOptionsThatComeLaterWin(t *testing.T) {

@@ -28,7 +28,9 @@
 // NO_PROXY work, see [Config].Proxy. Service config, interceptors, retries,
 // credentials and WaitForReady are untouched. Options given after these go before
 // them, so don't give another WithContextDialer; WithKeepaliveParams would change
-// the connections' user timeout to its Timeout.
+// the connections' user timeout to its Timeout. Resolvers are the exception: of
+// two for one scheme gRPC takes the first, so a WithResolvers of your own for dns
+// must be given before these, or the resolver be registered.
 //
 // # A pool
 //
