@@ -59,7 +59,7 @@ type Config struct {
 	MaxBackoff time.Duration
 
 	// Proxy returns the HTTP proxy through which to reach an address, by CONNECT,
-	// or nil. It is called with a request for https://address. Nil:
+	// or nil. It is called with a request for https://address, by many at once. Nil:
 	// http.ProxyFromEnvironment, as gRPC does, thus HTTPS_PROXY and NO_PROXY. As
 	// gRPC ignores its own WithNoProxy and WithLocalDNSResolution beside a
 	// dialer, return nil, nil to have no proxies.
