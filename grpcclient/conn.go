@@ -56,10 +56,13 @@ func (p *Pool) newConn(index int) (*conn, error) {
 	return c, err
 }
 
-// enter begins its service. The lock is held.
+// enter begins its service, or another term of it. The lock is held.
 func (c *conn) enter() {
-	c.born = time.Now()
-	if d := c.pool.cfg.lifetime(); d > 0 {
+	c.born, c.old = time.Now(), false
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	if d := c.pool.cfg.lifetime(); d > 0 && !c.stopped {
 		c.timer = time.AfterFunc(d, c.outlived)
 	}
 }
@@ -200,18 +203,19 @@ func (p *Pool) takeOver(ctx context.Context, old *conn) {
 	ok := err == nil && (old.cc.GetState() == connectivity.Idle || connected(ctx, c.cc))
 	p.mu.Lock()
 	old.replacer = nil
+	if err != nil {
+		old.enter()
+		p.mu.Unlock()
+		return
+	}
 	needed := old.old || old.suspect.Load()
 	if !ok || p.closed.Load() || !needed {
-		if err == nil {
-			c.stop()
-			if needed {
-				p.replace(old) // it became so while the context ended
-			}
+		c.stop()
+		if needed {
+			p.replace(old) // it became so while the context ended
 		}
 		p.mu.Unlock()
-		if err == nil {
-			_ = c.cc.Close()
-		}
+		_ = c.cc.Close()
 		return
 	}
 	told := p.swap(old, c)

@@ -62,6 +62,10 @@ func TestNoCallFailsOrWaitsForAConnectionThatIsNotThereWhileAnotherIs(t *testing
 				cancel()
 				require.NoError(t, err)
 			}
+			brief, cancelBrief := context.WithTimeout(ctx, 700*time.Millisecond)
+			defer cancelBrief()
+			_, err = testgrpc.NewTestServiceClient(p).FullDuplexCall(brief)
+			require.NoError(t, err, "who hasn't much time doesn't spend all of it")
 			begun := time.Now()
 			for range 8 {
 				_, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)

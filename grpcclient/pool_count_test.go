@@ -3,14 +3,22 @@ package grpcclient
 import (
 	"context"
 	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 )
 
 func TestACallThatWaitsIsCountedOnce(t *testing.T) {
@@ -142,4 +150,113 @@ func TestAPanicIsNotACallInFlight(t *testing.T) {
 	assert.Panics(t, func() { _, _ = testgrpc.NewTestServiceClient(p).FullDuplexCall(t.Context()) })
 	assert.Panics(t, func() { _, _ = call(t.Context(), p) })
 	assert.Zero(t, p.Stat().InFlight)
+}
+
+// token is a user's credentials for each call.
+type token struct{}
+
+func (token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"token": "7"}, nil
+}
+func (token) RequireTransportSecurity() bool { return false }
+
+// watcher is a user's stats handler that counts ends.
+type watcher struct {
+	stats.Handler
+	ends atomic.Int32
+}
+
+func (*watcher) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (*watcher) HandleConn(context.Context, stats.ConnStats)                       {}
+func (*watcher) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (w *watcher) HandleRPC(_ context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.End); ok {
+		w.ends.Add(1)
+	}
+}
+
+func TestInterceptorsCredentialsAndStatsWorkAsInAClientConn(t *testing.T) {
+	t.Parallel()
+	var tokens atomic.Int32
+	check := func(ctx context.Context) {
+		if md, _ := metadata.FromIncomingContext(ctx); slices.Equal(md.Get("token"), []string{"7"}) {
+			tokens.Add(1)
+		}
+	}
+	ln := listen(t)
+	serve(t, ln, &tester{},
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			check(ctx)
+			return next(ctx, req)
+		}),
+		grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			check(s.Context())
+			return next(srv, s)
+		}))
+	var mu sync.Mutex
+	var order []string
+	var seen []*grpc.ClientConn
+	note := func(who string, cc *grpc.ClientConn) {
+		mu.Lock()
+		defer mu.Unlock()
+		order, seen = append(order, who), append(seen, cc)
+	}
+	unary := func(who string) grpc.UnaryClientInterceptor {
+		return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			note(who, cc)
+			return next(ctx, method, req, reply, cc, opts...)
+		}
+	}
+	streams := func(who string) grpc.StreamClientInterceptor {
+		return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			note(who, cc)
+			return next(ctx, desc, cc, method, opts...)
+		}
+	}
+	w := &watcher{}
+	p := newPool(t, ln.Addr().String(), 1, PoolConfig{}, grpc.WithPerRPCCredentials(token{}), grpc.WithStatsHandler(w),
+		grpc.WithChainUnaryInterceptor(unary("b"), unary("c")), grpc.WithUnaryInterceptor(unary("a")),
+		grpc.WithChainStreamInterceptor(streams("e"), streams("f")), grpc.WithStreamInterceptor(streams("d")))
+	_, err := call(t.Context(), p)
+	require.NoError(t, err)
+	s, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(t.Context())
+	require.NoError(t, err)
+	assert.IsType(t, &stream{}, s.(*grpc.GenericClientStream[testgrpc.StreamingOutputCallRequest, testgrpc.StreamingOutputCallResponse]).ClientStream)
+	require.NoError(t, s.CloseSend())
+	_, err = s.Recv()
+	require.Equal(t, io.EOF, err)
+	assert.Equal(t, []string{"a", "b", "c", "d", "e", "f"}, order)
+	for _, cc := range seen {
+		assert.Same(t, (*p.conns.Load())[0].cc, cc)
+	}
+	assert.EqualValues(t, 2, tokens.Load())
+	assert.True(t, eventually(5*time.Second, func() bool { return w.ends.Load() == 2 }))
+}
+
+// The server says that it doesn't serve, and says it does again.
+func TestAPoolHeedsTheServersHealth(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	srv := grpc.NewServer()
+	testgrpc.RegisterTestServiceServer(srv, &tester{})
+	h := health.NewServer()
+	healthpb.RegisterHealthServer(srv, h)
+	run(t, ln, srv)
+	told, trace := newTraced()
+	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: Config{HealthCheck: true}, Trace: trace})
+	_, err := call(t.Context(), p)
+	require.NoError(t, err)
+	h.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().Ready == 0 }))
+	for range 4 {
+		_, err = call(t.Context(), p)
+		assert.Equal(t, codes.Unavailable, status.Code(err), "%v", err)
+	}
+	outlive(p, 0)
+	waits := after(func() error { _, err := call(t.Context(), p, grpc.WaitForReady(true)); return err })
+	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().InFlight == 1 }))
+	assert.Empty(t, told.replaced, "a new one wouldn't be better")
+	h.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	require.NoError(t, within(t, waits, 5*time.Second))
+	within(t, told.replaced, 5*time.Second)
 }

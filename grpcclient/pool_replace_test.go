@@ -2,6 +2,7 @@ package grpcclient
 
 import (
 	"context"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,7 @@ func TestAPoolThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
 		grpc.WithCredentialsBundle(bundle{made: func() bool {
 			made++
 			if made > 2 {
-				passes(time.Now(), 50*time.Millisecond) // the first ones become old
+				<-time.After(50 * time.Millisecond) // the first ones become old
 			}
 			return made <= 2
 		}}))
@@ -66,6 +67,33 @@ func TestUserCodeMayUseThePoolWhileAConnectionIsMade(t *testing.T) {
 	pool.Store(p)
 	outlive(p, 0)
 	within(t, told.replaced, 5*time.Second)
+	require.NoError(t, p.Close(t.Context()))
+}
+
+// A connection can't be made when it is time for it, but later it can.
+func TestAReplacementThatCannotBeMadeIsMadeLater(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	told, trace := newTraced()
+	var bad, wasBad atomic.Bool
+	p, err := NewPool(ln.Addr().String(), 1, PoolConfig{MaxConnLifetime: 300 * time.Millisecond, Trace: trace},
+		grpc.WithCredentialsBundle(bundle{made: func() bool {
+			if bad.CompareAndSwap(true, false) {
+				wasBad.Store(true)
+				return false
+			}
+			return true
+		}}))
+	require.NoError(t, err)
+	held, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(t.Context())
+	require.NoError(t, err)
+	bad.Store(true)
+	within(t, told.replaced, 5*time.Second)
+	require.NoError(t, held.CloseSend())
+	_, err = held.Recv()
+	require.Equal(t, io.EOF, err)
+	assert.True(t, wasBad.Load())
 	require.NoError(t, p.Close(t.Context()))
 }
 

@@ -52,7 +52,7 @@ func (p *Pool) take(ctx context.Context, late, stream bool) *conn {
 		if choice.idle != nil {
 			choice.idle.cc.Connect()
 		}
-	case stream && choice.ready && !opens(ctx, c.cc):
+	case stream && choice.ready && !opens(ctx, c.cc) && ctx.Err() == nil:
 		c.slow.Store(true) // not again: there are others
 		p.release(c)
 		return nil
@@ -61,9 +61,14 @@ func (p *Pool) take(ctx context.Context, late, stream bool) *conn {
 	return c
 }
 
-// opens waits for a connection to be there, but not long.
+// opens waits for a connection to be there, but not long, nor for most of the time
+// that the context leaves.
 func opens(ctx context.Context, cc *grpc.ClientConn) bool {
-	ctx, cancel := context.WithTimeout(ctx, maxOpening)
+	limit := maxOpening
+	if end, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(end)/4)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
 		s := cc.GetState()
@@ -163,7 +168,8 @@ func at(conns []*conn, i int) *conn {
 }
 
 const (
-	// maxOpening is how long a stream waits for its share of connections.
+	// maxOpening is how long a stream waits for its share of connections, while
+	// there is another.
 	maxOpening = time.Second
 
 	// unreadyCalls is how many calls more a connection gets than one that isn't
