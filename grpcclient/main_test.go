@@ -202,6 +202,9 @@ func eventually(within time.Duration, so func() bool) bool {
 	return true
 }
 
+// passes waits until something has lasted for a time.
+func passes(since time.Time, d time.Duration) { <-time.After(time.Until(since.Add(d))) }
+
 // together runs tests beside each other: they mostly wait.
 func together(t *testing.T, tests map[string]func(t *testing.T)) {
 	var wg sync.WaitGroup

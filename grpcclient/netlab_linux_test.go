@@ -153,9 +153,6 @@ func inTurn(t *testing.T, cc grpc.ClientConnInterface, since time.Time, n int) *
 	return o
 }
 
-// passes waits until something has lasted for a time.
-func passes(since time.Time, d time.Duration) { <-time.After(time.Until(since.Add(d))) }
-
 // The router forgets the flow, and new ones work. By default 186 calls in a row
 // fail then, for a quarter of an hour.
 func TestAFlowThatIsLostWhileIdleIsFoundAndNoCallFailsAfterwards(t *testing.T) {
