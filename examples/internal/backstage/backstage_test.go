@@ -7,6 +7,7 @@ import (
 	"flag"
 	"io"
 	"net"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,16 +70,33 @@ func TestAListenerComesBackToItsAddress(t *testing.T) {
 	first, err := listen()
 	require.NoError(t, err)
 	assert.Equal(t, addr, first.Addr().String())
-	again := make(chan net.Listener)
-	go func() {
-		ln, err := listen() // the port is taken
-		assert.NoError(t, err)
-		again <- ln
-	}()
 	require.NoError(t, first.Close())
-	second := <-again
+	second, err := listen()
+	require.NoError(t, err)
 	assert.Equal(t, addr, second.Addr().String())
 	require.NoError(t, second.Close())
+}
+
+func TestAPortThatIsTakenIsWaitedForForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		taken := func(d time.Duration) func() (net.Listener, error) {
+			return func() (net.Listener, error) {
+				if time.Since(began) < d {
+					return nil, syscall.EADDRINUSE
+				}
+				return new(net.TCPListener), nil
+			}
+		}
+		ln, err := patiently(taken(time.Second))
+		require.NoError(t, err)
+		assert.NotNil(t, ln)
+		assert.Equal(t, time.Second, time.Since(began))
+		began = time.Now()
+		_, err = patiently(taken(time.Hour))
+		assert.ErrorIs(t, err, syscall.EADDRINUSE)
+		assert.InDelta(t, patience, time.Since(began), float64(50*time.Millisecond))
+	})
 }
 
 func TestAProgramReturnsWhatItsShowDoes(t *testing.T) {

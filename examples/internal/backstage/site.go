@@ -117,9 +117,16 @@ func (s *Site) Listener(server, port int) (listen func() (net.Listener, error), 
 	return func() (net.Listener, error) { return listenAgain(addr) }, addr, ln.Close()
 }
 
-func listenAgain(addr string) (ln net.Listener, err error) {
-	for giveUp := time.Now().Add(2 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if ln, err = net.Listen("tcp", addr); err == nil || time.Now().After(giveUp) {
+func listenAgain(addr string) (net.Listener, error) {
+	return patiently(func() (net.Listener, error) { return net.Listen("tcp", addr) })
+}
+
+// patience is how long a port may be taken.
+const patience = 2 * time.Second
+
+func patiently(listen func() (net.Listener, error)) (net.Listener, error) {
+	for giveUp := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if ln, err := listen(); err == nil || time.Now().After(giveUp) {
 			return ln, err
 		}
 	}
