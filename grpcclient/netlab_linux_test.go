@@ -2,8 +2,11 @@ package grpcclient
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,15 +33,16 @@ type lab struct {
 	clock *netlab.Clock
 	srv   *tester
 
-	mu     sync.Mutex
-	dialed int
-	deaths []time.Time
+	mu       sync.Mutex
+	dialed   int
+	undialed []error // why, but for those that were canceled
+	deaths   []time.Time
 }
 
 // newLab makes a lab, with a server that answers on each of its hosts.
-func newLab(t *testing.T, net netlab.Config) *lab {
+func newLab(t *testing.T, of netlab.Config) *lab {
 	t.Helper()
-	l := &lab{Lab: netlab.NewWith(t, net), clock: netlab.NewClock(t)}
+	l := &lab{Lab: netlab.NewWith(t, of), clock: netlab.NewClock(t)}
 	l.srv = &tester{name: "server0", block: make(chan struct{}), began: make(chan struct{}, 1)}
 	for i, host := range l.Servers {
 		s := l.srv
@@ -56,6 +60,8 @@ func newLab(t *testing.T, net netlab.Config) *lab {
 			defer l.mu.Unlock()
 			if d.Err == nil {
 				l.dialed++
+			} else if !errors.Is(d.Err, context.Canceled) {
+				l.undialed = append(l.undialed, d.Err)
 			}
 		},
 		ConnState: func(c health.StateChange) {
@@ -237,4 +243,55 @@ func outage(t *testing.T, idle, wait bool) {
 	took := time.Since(healed)
 	t.Logf("in %v %d calls, of which %d failed; first success %d ms after the heal, %d failed before it", lasts, meanwhile, failed, took.Milliseconds(), after)
 	assert.LessOrEqual(t, took, l.limit(healed, time.Second))
+}
+
+// On a path that is slower than fresh SYNs come, these reach the server's kernel
+// but never its program, and no failed dial is told of.
+func TestOnASlowPathTheServerAcceptsOneConnection(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(*testing.T){}
+	for _, rtt := range []time.Duration{300 * time.Millisecond, 560 * time.Millisecond, 700 * time.Millisecond, 900 * time.Millisecond} {
+		tests[rtt.String()] = func(t *testing.T) {
+			l := newLab(t, netlab.Config{})
+			var accepted atomic.Int32
+			serve(t, counting{l.Server.Listen(t, labPort+1), &accepted}, l.srv)
+			l.Delay(rtt/2, 0)
+			l.connected(t, l.target()) // so that no SYN waits for another answer than its own
+			_, err := call(t.Context(), newClient(t, "passthrough:///"+l.Server.Addr(labPort+1), l.cfg))
+			require.NoError(t, err)
+			assert.EqualValues(t, 1, accepted.Load())
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			assert.Empty(t, l.undialed)
+		}
+	}
+	together(t, tests)
+}
+
+type counting struct {
+	net.Listener
+	n *atomic.Int32
+}
+
+func (l counting) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.n.Add(1)
+	}
+	return c, err
+}
+
+func TestInAnOutageAnAttemptToConnectIsOneFailedDial(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, netlab.Config{})
+	l.Drop()
+	begun := time.Now()
+	_, err := call(t.Context(), newClient(t, l.target(), l.cfg))
+	require.Error(t, err)
+	require.True(t, eventually(l.limit(begun, labWithin+time.Second), func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.undialed) > 0 }))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	require.Len(t, l.undialed, 1)
+	assert.ErrorIs(t, l.undialed[0], context.DeadlineExceeded)
+	assert.ErrorContains(t, l.undialed[0], l.Server.Addr(labPort))
 }
