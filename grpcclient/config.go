@@ -31,7 +31,11 @@ type Config struct {
 	// its keepalive.EnforcementPolicy. Pings are sent a tenth less often than
 	// that, or every 10 s, gRPC's own minimum, while calls are in flight and
 	// nothing is received. They find what the kernel can't: a process that
-	// hangs, within the pause between two pings and three times DetectWithin.
+	// hangs, within the pause between two pings and the user timeout of the
+	// Dialer's connections ([dial.Dialer.UserTimeout]), which is three times
+	// DetectWithin unless it was given. gRPC sets that one, too, where the
+	// Dialer's Control has set another.
+	//
 	// Zero: 5 min, which is what a grpc-go server allows that wasn't told
 	// otherwise. Less than 1 s is an error. Negative: there are none, nor are
 	// there any where the Dialer sets no user timeout (SlowReaders): gRPC would
