@@ -171,3 +171,47 @@ func TestAConnectionThatIsNotOpenYetGetsCallsWhenTheOthersHaveMany(t *testing.T)
 	assert.GreaterOrEqual(t, other.calls.Load(), int64(1))
 	assert.GreaterOrEqual(t, ready.calls.Load(), int64(unreadyCalls))
 }
+
+// A stream has waited for a connection in vain, and then that is opened after all.
+func TestAConnectionThatIsOpenedLateGetsItsShareOfStreams(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	open := make(chan struct{})
+	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialing(t, func(ctx context.Context, attempt int) error {
+		if attempt == 1 {
+			return nil
+		}
+		select {
+		case <-open:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range 3 {
+		_, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
+		require.NoError(t, err)
+	}
+	slow := func() (n int) {
+		for _, c := range *p.conns.Load() {
+			if c.slow.Load() {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, 1, slow())
+	close(open)
+	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().Ready == 2 }))
+	assert.Zero(t, slow(), "it may be waited for again")
+	for range 3 {
+		_, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
+		require.NoError(t, err)
+	}
+	for _, c := range *p.conns.Load() {
+		assert.EqualValues(t, 3, c.calls.Load())
+	}
+}

@@ -108,7 +108,9 @@ func (cfg *PoolConfig) lifetime() time.Duration {
 }
 
 // Trace is told what a Pool does. Any hook may be nil. Hooks are called without
-// any lock held, from goroutines of the Pool's; they must not wait for its Close.
+// any lock held, from goroutines of the Pool's, and so of several connections at
+// once; of each its replacement is told before its drain. They must not wait for the
+// Pool's Close.
 type Trace struct {
 	// ConnReplaced is called when a new connection has taken over from an old
 	// one, which may still have calls in flight.

@@ -32,12 +32,15 @@ func (p *Pool) doubt() {
 	var conns []asked
 	var sockets []net.Conn
 	for _, c := range *p.conns.Load() {
-		c.prune()
-		if c.trusted() && len(c.sockets) > 0 {
-			c.doubted.Store(true)
-			conns = append(conns, asked{c, slices.Collect(maps.Keys(c.sockets))})
-			sockets = slices.AppendSeq(sockets, maps.Values(c.sockets))
+		if !c.trusted() {
+			continue
 		}
+		if c.prune(); len(c.sockets) == 0 {
+			continue
+		}
+		c.doubted.Store(true)
+		conns = append(conns, asked{c, slices.Collect(maps.Keys(c.sockets))})
+		sockets = slices.AppendSeq(sockets, maps.Values(c.sockets))
 	}
 	if len(conns) == 0 {
 		return
