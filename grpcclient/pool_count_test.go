@@ -75,57 +75,93 @@ func TestAStreamThatBeginsCountsOnce(t *testing.T) {
 	assert.Equal(t, 1, p.Stat().InFlight)
 }
 
-// again is an interceptor that begins a stream anew when it fails.
-func again(failed, goOn chan struct{}) grpc.StreamClientInterceptor {
-	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-		s, err := next(ctx, desc, cc, method, opts...)
-		return &repeated{s, func() (grpc.ClientStream, error) {
-			failed <- struct{}{}
-			<-goOn
-			return next(ctx, desc, cc, "/grpc.testing.TestService/FullDuplexCall", opts...)
-		}}, err
-	}
-}
-
-type repeated struct {
+// renewed is a stream that an interceptor ends, and begins anew, in one of its
+// methods.
+type renewed struct {
 	grpc.ClientStream
-	again func() (grpc.ClientStream, error)
+	in    string
+	renew func() (grpc.ClientStream, error)
 }
 
-func (r *repeated) RecvMsg(m any) error {
-	err := r.ClientStream.RecvMsg(m)
-	if err == nil || err == io.EOF {
+func (r *renewed) now(method string) (err error) {
+	if r.in == method {
+		r.ClientStream, err = r.renew()
+	}
+	return err
+}
+
+func (r *renewed) SendMsg(m any) error {
+	if err := r.now("SendMsg"); err != nil {
 		return err
 	}
-	if r.ClientStream, err = r.again(); err != nil {
+	return r.ClientStream.SendMsg(m)
+}
+
+func (r *renewed) CloseSend() error {
+	if err := r.now("CloseSend"); err != nil {
 		return err
 	}
-	if err := r.ClientStream.CloseSend(); err != nil {
+	return r.ClientStream.CloseSend()
+}
+
+func (r *renewed) RecvMsg(m any) error {
+	if err := r.now("RecvMsg"); err != nil {
 		return err
 	}
+	_ = r.ClientStream.CloseSend()
 	return r.ClientStream.RecvMsg(m)
 }
 
-// The connection is replaced, and its only stream fails: an interceptor that
-// repeats streams still has it.
+// The connection is replaced while its only stream has ended: an interceptor that
+// begins it anew still has it.
 func TestAnInterceptorMayRepeatAStreamOnAConnectionThatWasReplaced(t *testing.T) {
 	t.Parallel()
-	ln := listen(t)
-	serve(t, ln, &tester{})
-	failed, goOn := make(chan struct{}), make(chan struct{})
-	told, trace := newTraced()
-	p := newPool(t, ln.Addr().String(), 1, PoolConfig{Trace: trace}, grpc.WithStreamInterceptor(again(failed, goOn)))
-	s, err := testgrpc.NewTestServiceClient(p).HalfDuplexCall(t.Context())
-	require.NoError(t, err)
-	got := after(func() error { _, err := s.Recv(); return err })
-	within(t, failed, 5*time.Second) // unimplemented
-	outlive(p, 0)
-	within(t, told.replaced, 5*time.Second)
-	require.Never(t, func() bool { return len(told.drained) > 0 }, 50*time.Millisecond, 5*time.Millisecond)
-	close(goOn)
-	require.Equal(t, io.EOF, within(t, got, 5*time.Second))
-	within(t, told.drained, 5*time.Second)
-	assert.Zero(t, p.Stat().InFlight)
+	for method, do := range map[string]func(testgrpc.TestService_FullDuplexCallClient) error{
+		"SendMsg": func(s testgrpc.TestService_FullDuplexCallClient) error {
+			return s.Send(&testgrpc.StreamingOutputCallRequest{})
+		},
+		"CloseSend": func(s testgrpc.TestService_FullDuplexCallClient) error { return s.CloseSend() },
+		"RecvMsg": func(s testgrpc.TestService_FullDuplexCallClient) error {
+			if _, err := s.Recv(); err != io.EOF {
+				return err
+			}
+			return nil
+		},
+	} {
+		t.Run(method, func(t *testing.T) {
+			t.Parallel()
+			ln := listen(t)
+			serve(t, ln, &tester{})
+			ended, goOn := make(chan struct{}), make(chan struct{})
+			again := func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, rpc string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				first, cancel := context.WithCancel(ctx)
+				s, err := next(first, desc, cc, rpc, opts...)
+				return &renewed{s, method, func() (grpc.ClientStream, error) {
+					cancel()
+					ended <- struct{}{}
+					<-goOn
+					return next(ctx, desc, cc, rpc, opts...)
+				}}, err
+			}
+			told, trace := newTraced()
+			p := newPool(t, ln.Addr().String(), 1, PoolConfig{Trace: trace}, grpc.WithStreamInterceptor(again))
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			s, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
+			require.NoError(t, err)
+			got := after(func() error { return do(s) })
+			within(t, ended, 5*time.Second)
+			require.True(t, eventually(5*time.Second, func() bool { return p.Stat().InFlight == 0 }))
+			outlive(p, 0)
+			within(t, told.replaced, 5*time.Second)
+			require.Never(t, func() bool { return len(told.drained) > 0 }, 50*time.Millisecond, 5*time.Millisecond)
+			close(goOn)
+			require.NoError(t, within(t, got, 5*time.Second))
+			cancel()
+			within(t, told.drained, 5*time.Second)
+			assert.Zero(t, p.Stat().InFlight)
+		})
+	}
 }
 
 // outlive makes a connection old.

@@ -132,3 +132,15 @@ func TestMaxConnDrainIsChecked(t *testing.T) {
 		assert.ErrorContains(t, err, want)
 	}
 }
+
+// The caller gives up on a call at the moment in which it is cut off.
+func TestACallThatItsCallerCancelsIsCanceledThoughItIsCutOffToo(t *testing.T) {
+	t.Parallel()
+	c := &conn{}
+	c.cut.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	canceled := status.Error(codes.Canceled, "")
+	assert.Equal(t, codes.Unavailable, status.Code(c.verdict(ctx, canceled)))
+	cancel()
+	assert.Equal(t, codes.Canceled, status.Code(c.verdict(ctx, canceled)))
+}
