@@ -3,6 +3,7 @@ package grpcclient
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -228,6 +229,14 @@ func TestACallDoesNotWaitForTheAnswersOfAllConnections(t *testing.T) {
 		_, err := call(t.Context(), c.cc)
 		require.NoError(t, err)
 	}
+	gone, err := net.Dial("tcp", listen(t).Addr().String()) // a socket that gRPC has closed
+	require.NoError(t, err)
+	w, err := l.cfg.Dialer.Guard().Watch(gone, nil, nil)
+	require.NoError(t, err)
+	require.NoError(t, gone.Close())
+	p.mu.Lock()
+	conns[1].sockets[w] = gone
+	p.mu.Unlock()
 	passes(time.Now(), 1200*time.Millisecond) // who was heard less than a second ago isn't asked
 	l.Servers[0].Drop()
 	p.mu.Lock()

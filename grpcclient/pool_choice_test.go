@@ -204,6 +204,20 @@ func TestAConnectionThatIsOpenedLateGetsItsShareOfStreams(t *testing.T) {
 		return n
 	}
 	require.Equal(t, 1, slow())
+	for _, c := range *p.conns.Load() { // a busy one is better than none
+		if !c.slow.Load() {
+			c.calls.Add(2 * unreadyCalls)
+			begun := time.Now()
+			for range 5 {
+				got, err := p.acquire(t.Context(), true)
+				require.NoError(t, err)
+				assert.Same(t, c, got)
+				p.release(got)
+			}
+			assert.Less(t, time.Since(begun), 3*maxOpening)
+			c.calls.Add(-2 * unreadyCalls)
+		}
+	}
 	close(open)
 	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().Ready == 2 }))
 	assert.Zero(t, slow(), "it may be waited for again")
@@ -214,4 +228,73 @@ func TestAConnectionThatIsOpenedLateGetsItsShareOfStreams(t *testing.T) {
 	for _, c := range *p.conns.Load() {
 		assert.EqualValues(t, 3, c.calls.Load())
 	}
+}
+
+func TestACallThatWaitsForAReplacementGetsIt(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	p := newPool(t, ln.Addr().String(), 1, PoolConfig{})
+	_, err := call(t.Context(), p)
+	require.NoError(t, err)
+	suspect := (*p.conns.Load())[0]
+	suspect.suspect.Store(true)
+	got := after(func() *conn {
+		c, err := p.acquire(t.Context(), false)
+		if assert.NoError(t, err) {
+			p.release(c)
+		}
+		return c
+	})
+	assert.NotSame(t, suspect, within(t, got, 5*time.Second))
+	assert.EqualValues(t, 1, p.Stat().Waited)
+}
+
+func TestACallThatWaitsEndsWhenThePoolIsClosed(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, "passthrough:///nowhere", 1, PoolConfig{})
+	c := (*p.conns.Load())[0]
+	c.suspect.Store(true)
+	c.replacer = func() {} // as if it were being replaced
+	got := after(func() error { _, err := p.acquire(t.Context(), false); return err })
+	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().Waited == 1 }))
+	require.NoError(t, p.Close(t.Context()))
+	assert.ErrorIs(t, within(t, got, 5*time.Second), ErrClosed)
+}
+
+func TestASuspectGetsNoCallThoughTheOtherIsNotConnected(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	p := newPool(t, ln.Addr().String(), 2, PoolConfig{})
+	suspect, other := (*p.conns.Load())[0], (*p.conns.Load())[1]
+	_, err := call(t.Context(), suspect.cc)
+	require.NoError(t, err)
+	for _, mark := range []*atomic.Bool{&suspect.suspect, &suspect.doubted} {
+		mark.Store(true)
+		for range 20 {
+			require.Same(t, other, p.choose(false, false).conn)
+			require.Same(t, other, p.choose(false, true).conn)
+		}
+		assert.Same(t, suspect, p.choose(true, false).conn, "but when all else fails")
+		mark.Store(false)
+	}
+}
+
+func TestACallThatWaitsGetsAConnectionThatIsSuspectNoMore(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, "passthrough:///nowhere", 1, PoolConfig{})
+	c := (*p.conns.Load())[0]
+	c.suspect.Store(true)
+	c.replacer = func() {} // as if it were being replaced
+	got := after(func() *conn {
+		c, err := p.acquire(t.Context(), false)
+		if assert.NoError(t, err) {
+			p.release(c)
+		}
+		return c
+	})
+	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().Waited == 1 }))
+	c.told(nil) // by the guard
+	assert.Same(t, c, within(t, got, 5*time.Second))
 }

@@ -127,6 +127,7 @@ func TestAnInterceptorMayRepeatAStreamOnAConnectionThatWasReplaced(t *testing.T)
 			}
 			return nil
 		},
+		"NewStream": nil, // before it has returned
 	} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
@@ -136,20 +137,28 @@ func TestAnInterceptorMayRepeatAStreamOnAConnectionThatWasReplaced(t *testing.T)
 			again := func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, rpc string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 				first, cancel := context.WithCancel(ctx)
 				s, err := next(first, desc, cc, rpc, opts...)
-				return &renewed{s, method, func() (grpc.ClientStream, error) {
+				renew := func() (grpc.ClientStream, error) {
 					cancel()
 					ended <- struct{}{}
 					<-goOn
 					return next(ctx, desc, cc, rpc, opts...)
-				}}, err
+				}
+				if method == "NewStream" {
+					return renew()
+				}
+				return &renewed{s, method, renew}, err
 			}
 			told, trace := newTraced()
 			p := newPool(t, ln.Addr().String(), 1, PoolConfig{Trace: trace}, grpc.WithStreamInterceptor(again))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			s, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
-			require.NoError(t, err)
-			got := after(func() error { return do(s) })
+			got := after(func() error {
+				s, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
+				if err == nil && do != nil {
+					err = do(s)
+				}
+				return err
+			})
 			within(t, ended, 5*time.Second)
 			require.True(t, eventually(5*time.Second, func() bool { return p.Stat().InFlight == 0 }))
 			outlive(p, 0)

@@ -144,3 +144,41 @@ func TestACallThatItsCallerCancelsIsCanceledThoughItIsCutOffToo(t *testing.T) {
 	cancel()
 	assert.Equal(t, codes.Canceled, status.Code(c.verdict(ctx, canceled)))
 }
+
+// An interceptor of the user's doesn't notice that its call was cut off.
+func TestCloseDoesNotWaitForCallsThatMaxConnDrainHasCutOff(t *testing.T) {
+	t.Parallel()
+	for name, slow := range map[string]bool{"by the timer": false, "when the hook has ended": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			began, end := make(chan struct{}), make(chan struct{})
+			hook := make(chan struct{})
+			if !slow {
+				close(hook)
+			}
+			p, err := NewPool("passthrough:///nowhere", 1, PoolConfig{
+				MaxConnDrain: 100 * time.Millisecond,
+				Trace:        &Trace{ConnReplaced: func(ConnReplaced) { <-hook }},
+			}, insecurely(), grpc.WithUnaryInterceptor(func(context.Context, string, any, any, *grpc.ClientConn, grpc.UnaryInvoker, ...grpc.CallOption) error {
+				close(began)
+				<-end
+				return nil
+			}))
+			require.NoError(t, err)
+			asked := after(func() error { _, err := call(t.Context(), p); return err })
+			within(t, began, 5*time.Second)
+			old := (*p.conns.Load())[0]
+			outlive(p, 0)
+			require.True(t, eventually(5*time.Second, old.retired.Load))
+			closed := after(func() error { return p.Close(context.Background()) })
+			require.True(t, eventually(5*time.Second, p.closed.Load))
+			if slow {
+				require.True(t, eventually(5*time.Second, func() bool { p.mu.Lock(); defer p.mu.Unlock(); return old.overdue }))
+				close(hook)
+			}
+			assert.NoError(t, within(t, closed, 5*time.Second))
+			close(end)
+			assert.NoError(t, within(t, asked, 5*time.Second))
+		})
+	}
+}

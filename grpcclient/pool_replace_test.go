@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/status"
 )
 
@@ -236,6 +237,67 @@ func TestOfSeveralClosesTheLeastPatientDecides(t *testing.T) {
 	assert.NoError(t, p.Close(ctx))
 }
 
+// lingering is a resolver that takes its time to end.
+type lingering struct {
+	address string
+	end     chan struct{}
+}
+
+func (l lingering) Build(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
+	return l, cc.UpdateState(resolver.State{Addresses: []resolver.Address{{Addr: l.address}}})
+}
+func (lingering) Scheme() string                        { return "lingering" }
+func (lingering) ResolveNow(resolver.ResolveNowOptions) {}
+func (l lingering) Close()                              { <-l.end }
+
+func TestWhoeverReturnsFromCloseAllIsClosed(t *testing.T) {
+	t.Parallel()
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	l := lingering{ln.Addr().String(), make(chan struct{})}
+	p, err := NewPool("lingering:///", 1, PoolConfig{}, insecurely(), grpc.WithResolvers(l))
+	require.NoError(t, err)
+	_, err = testgrpc.NewTestServiceClient(p).FullDuplexCall(t.Context())
+	require.NoError(t, err)
+	patient := after(func() error { return p.Close(context.Background()) })
+	require.True(t, eventually(5*time.Second, p.closed.Load))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	second := after(func() error { return p.Close(ctx) })
+	within(t, p.idle, 5*time.Second) // the call was cut off
+	select {
+	case <-patient:
+		assert.Fail(t, "the other is closing still")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(l.end)
+	assert.NoError(t, within(t, patient, 5*time.Second))
+	assert.ErrorIs(t, within(t, second, 5*time.Second), context.Canceled)
+}
+
+// An interceptor of the user's doesn't notice that its call was cut off.
+func TestWhoClosesDoesNotWaitForCallsThatAnotherHasCutOff(t *testing.T) {
+	t.Parallel()
+	began, end := make(chan struct{}), make(chan struct{})
+	p, err := NewPool("passthrough:///nowhere", 1, PoolConfig{}, insecurely(),
+		grpc.WithUnaryInterceptor(func(context.Context, string, any, any, *grpc.ClientConn, grpc.UnaryInvoker, ...grpc.CallOption) error {
+			close(began)
+			<-end
+			return nil
+		}))
+	require.NoError(t, err)
+	asked := after(func() error { _, err := call(t.Context(), p); return err })
+	within(t, began, 5*time.Second)
+	patient := after(func() error { return p.Close(context.Background()) })
+	require.True(t, eventually(5*time.Second, p.closed.Load))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	assert.ErrorIs(t, p.Close(ctx), context.Canceled)
+	assert.NoError(t, within(t, patient, 5*time.Second))
+	close(end)
+	assert.NoError(t, within(t, asked, 5*time.Second))
+}
+
 func TestManyMayCloseWhileCallsBegin(t *testing.T) {
 	t.Parallel()
 	ln := listen(t)
@@ -262,4 +324,27 @@ func TestManyMayCloseWhileCallsBegin(t *testing.T) {
 		close(begin)
 		wg.Wait()
 	}
+}
+
+func TestAConnectionHasNoTimerThatItDoesNotNeed(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, "passthrough:///nowhere", 1, PoolConfig{MaxConnDrain: time.Hour})
+	old := (*p.conns.Load())[0]
+	c, err := p.newConn(0)
+	require.NoError(t, err)
+	require.True(t, p.hold(old))
+	p.mu.Lock()
+	age := old.timer
+	p.swap(old, c)
+	old.announced = true
+	drain := old.timer
+	p.mu.Unlock()
+	assert.False(t, age.Stop(), "it was stopped")
+	require.NotSame(t, age, drain)
+	old.outlived() // it had begun already
+	p.mu.Lock()
+	assert.Same(t, drain, old.timer, "the limit of the drain is in force")
+	p.mu.Unlock()
+	p.release(old)
+	assert.False(t, drain.Stop(), "it was stopped")
 }

@@ -186,9 +186,9 @@ func (c *conn) load(s connectivity.State, stream bool) int64 {
 	switch {
 	case s == connectivity.Ready:
 		return load
-	case s != connectivity.Idle && s != connectivity.Connecting:
+	case s != connectivity.Idle && s != connectivity.Connecting, stream && c.slow.Load():
 		return load + 2*failedCalls
-	case stream && !c.slow.Load():
+	case stream:
 		return load + 1
 	}
 	return load + 2*unreadyCalls
