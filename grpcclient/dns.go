@@ -70,11 +70,21 @@ func isGRPCs(b resolver.Builder) bool {
 // routeKey is the key of an address's route, which gRPC hands on to the dialer.
 type routeKey struct{}
 
+func (routeKey) String() string { return "grpcclient's route" }
+
 // route is what the dialer is to know of an address. It is comparable, as gRPC
 // demands of attributes.
 type route struct {
 	proxy *url.URL // the way to it; nil: a direct one
 	name  *lookups // the name that it was found for; nil: none
+}
+
+// String is for gRPC's log, where addresses are named with their attributes.
+func (r route) String() string {
+	if r.proxy == nil {
+		return "direct"
+	}
+	return "by the proxy " + r.proxy.Host
 }
 
 func routeOf(ctx context.Context) (r route, ok bool) {

@@ -1,8 +1,11 @@
 package grpcclient
 
 import (
+	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +15,9 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-go/holdfast/internal/netlab"
@@ -24,6 +30,7 @@ type nameServer struct {
 	mu      sync.Mutex
 	addrs   []netip.Addr
 	code    dnsmessage.RCode
+	txt     string
 	lookups int // questions for IPv4 addresses
 }
 
@@ -47,6 +54,13 @@ func (s *nameServer) answer(code dnsmessage.RCode, addrs ...string) {
 	for _, a := range addrs {
 		s.addrs = append(s.addrs, netip.MustParseAddr(a))
 	}
+}
+
+// text has all names have a text, too.
+func (s *nameServer) text(txt string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.txt = txt
 }
 
 func (s *nameServer) asked() int {
@@ -77,6 +91,12 @@ func (s *nameServer) respond(req []byte) ([]byte, error) {
 	defer s.mu.Unlock()
 	m.Response, m.RCode, m.Additionals = true, s.code, nil
 	for _, q := range m.Questions {
+		if q.Type == dnsmessage.TypeTXT && s.txt != "" {
+			m.Answers = append(m.Answers, dnsmessage.Resource{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
+				Body:   &dnsmessage.TXTResource{TXT: []string{s.txt}},
+			})
+		}
 		if q.Type != dnsmessage.TypeA {
 			continue
 		}
@@ -173,6 +193,55 @@ func TestAClientThatIsStartedBeforeItsNameExistsFindsItsServerSoonAfterwards(t *
 	}
 }
 
+// gRPC turns to the next address after 250 ms.
+func TestTheLastOfManyAddressesIsFoundThoughTheOthersAreSilent(t *testing.T) {
+	t.Parallel()
+	clock := netlab.NewClock(t)
+	ln := listen(t)
+	serve(t, ln, &tester{name: "last"})
+	var addrs []string
+	for i := range 16 {
+		addrs = append(addrs, fmt.Sprintf("192.0.2.%d", i+1))
+	}
+	names := newNameServer(t, addrs...)
+	c := &connector{connect: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == addrs[len(addrs)-1]+":1" {
+			return new(net.Dialer).DialContext(ctx, network, ln.Addr().String())
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	cc := newClient(t, names.target("1"), Config{DetectWithin: 2 * time.Second}, grpc.WithContextDialer(c.dial))
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err := testgrpc.NewTestServiceClient(cc).UnaryCall(ctx, &testgrpc.SimpleRequest{}, grpc.WaitForReady(true))
+	require.NoError(t, err)
+	took := time.Since(begun)
+	t.Logf("found after %d ms, with %d lookups", took.Milliseconds(), names.asked())
+	assert.LessOrEqual(t, took, allowed(clock, begun, 8*time.Second))
+}
+
+// A wrong service config is an error to gRPC, which goes on with the one before.
+func TestAWrongServiceConfigInDNSDoesNotMakeLookupsMoreFrequent(t *testing.T) {
+	t.Parallel()
+	one, _, port := twoServers(t)
+	names := newNameServer(t, "127.0.0.1", "127.0.0.2")
+	cc := newClient(t, names.target(port), Config{})
+	_, err := call(t.Context(), cc)
+	require.NoError(t, err)
+	names.text(`grpc_config=[{"serviceConfig":{"loadBalancingConfig":7}}]`)
+	one.Stop()
+	require.True(t, eventually(10*time.Second, func() bool { return names.asked() > 1 }))
+	_, err = call(t.Context(), cc, grpc.WaitForReady(true))
+	require.NoError(t, err)
+	passes(time.Now(), 8*time.Second)
+	asked := names.asked()
+	t.Logf("%d lookups", asked)
+	assert.LessOrEqual(t, asked, 6)
+	assert.Greater(t, asked, 2, "it may be mended")
+}
+
 func TestANameIsNotLookedUpWhileItsServerAnswers(t *testing.T) {
 	t.Parallel()
 	_, _, port := twoServers(t)
@@ -183,4 +252,32 @@ func TestANameIsNotLookedUpWhileItsServerAnswers(t *testing.T) {
 		require.NoError(t, err)
 	}
 	assert.Equal(t, 1, names.asked())
+}
+
+func TestAClientThatWasIdleLooksItsNameUpAgain(t *testing.T) {
+	t.Parallel()
+	_, _, port := twoServers(t)
+	names := newNameServer(t, "127.0.0.1")
+	cc := newClient(t, names.target(port), Config{}, grpc.WithIdleTimeout(50*time.Millisecond))
+	for i, server := range []string{"one", "two", "one"} {
+		names.answer(dnsmessage.RCodeSuccess, fmt.Sprintf("127.0.0.%d", 1+i%2))
+		who, err := call(t.Context(), cc)
+		require.NoError(t, err)
+		assert.Equal(t, server, who)
+		require.True(t, eventually(10*time.Second, func() bool { return cc.GetState() == connectivity.Idle }))
+	}
+	assert.Equal(t, 3, names.asked())
+}
+
+func TestInTheLogAnAddressIsNamedWithItsRouteButNoPassword(t *testing.T) {
+	for _, proxy := range []*url.URL{nil, {Host: "proxy.test:1", User: url.UserPassword("me", "secret")}} {
+		s := route{proxy: proxy, name: &lookups{}}.mark([]resolver.Address{{Addr: "192.0.2.1:1"}})[0].String()
+		if proxy == nil {
+			assert.Contains(t, s, `"direct"`)
+		} else {
+			assert.Contains(t, s, `"by the proxy proxy.test:1"`)
+		}
+		assert.NotContains(t, s, "%!")
+		assert.NotContains(t, s, "secret")
+	}
 }

@@ -9,7 +9,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/attributes"
 	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/serviceconfig"
 )
 
 // names is gRPC's ClientConn and its resolver at once, as far as lookups knows
@@ -17,18 +19,28 @@ import (
 type names struct {
 	resolver.ClientConn
 	takes time.Duration
+	built time.Duration // how long a resolver takes to be built, and begins meanwhile
+	hears time.Duration // how long gRPC takes for each
 
-	mu   sync.Mutex
-	fail error // what lookups report
-	bad  error // what gRPC says to their results
+	mu     sync.Mutex
+	fail   error    // what lookups report
+	bad    error    // what gRPC says to their results
+	addrs  []string // the results
+	config string   // with a service config, if it isn't empty
+	more   any      // and with something else, if it isn't nil
 	seen
 }
+
+// unread is a service config that can't be read.
+const unread = "?"
 
 // seen is what came of it.
 type seen struct {
 	begun           []time.Time
 	updates, errors int
 	open            int // resolvers
+	repeated        int // lookups, by resolvers
+	telling, most   int // gRPC, at once
 }
 
 // pauses are those between lookups.
@@ -61,6 +73,7 @@ func (n *names) build(cc resolver.ClientConn) (resolver.Resolver, error) {
 	})
 	r := &one{of: n, stop: make(chan struct{}), over: make(chan struct{})}
 	go r.lookUp(cc)
+	<-time.After(n.built)
 	return r, nil
 }
 
@@ -80,14 +93,32 @@ func (r *one) lookUp(cc resolver.ClientConn) {
 		return
 	}
 	var err error
-	r.of.with(func() { err = r.of.fail })
+	var found resolver.State
+	var config string
+	r.of.with(func() {
+		err, config = r.of.fail, r.of.config
+		if r.of.more != nil {
+			found.Attributes = attributes.New("more", r.of.more)
+		}
+		for _, a := range r.of.addrs {
+			found.Addresses = append(found.Addresses, resolver.Address{Addr: a})
+		}
+	})
+	switch config {
+	case "":
+	case unread:
+		found.ServiceConfig = &serviceconfig.ParseResult{Err: errors.New("timeout")}
+	default:
+		found.ServiceConfig = cc.ParseServiceConfig(config)
+	}
 	if err != nil {
 		cc.ReportError(err)
-	} else if cc.UpdateState(resolver.State{}) == nil {
+	} else if cc.UpdateState(found) == nil {
 		return
 	}
 	select {
 	case <-time.After(1300 * time.Millisecond):
+		r.of.with(func() { r.of.repeated++ })
 		cc.ReportError(errors.New("repeated"))
 	case <-r.stop:
 	}
@@ -102,8 +133,14 @@ func (r *one) Close() {
 }
 
 func (n *names) UpdateState(resolver.State) (err error) {
-	n.with(func() { n.updates++; err = n.bad })
+	n.with(func() { n.updates++; n.telling++; n.most = max(n.most, n.telling) })
+	<-time.After(n.hears)
+	n.with(func() { n.telling--; err = n.bad })
 	return err
+}
+
+func (n *names) ParseServiceConfig(string) *serviceconfig.ParseResult {
+	return &serviceconfig.ParseResult{}
 }
 
 func (n *names) ReportError(error) { n.with(func() { n.errors++ }) }
@@ -192,6 +229,113 @@ func TestALookupThatFailsIsRepeatedWithinASecond(t *testing.T) {
 				s = n.look()
 				<-time.After(time.Hour)
 				assert.Equal(t, s, n.look(), "after one that succeeds there is no other")
+			})
+		})
+	}
+}
+
+func TestLookupsThatFailForLongComeMoreSeldom(t *testing.T) {
+	n := &names{fail: errors.New("no such host"), takes: 10 * time.Millisecond}
+	looking(t, n, func(r *lookups) {
+		<-time.After(time.Hour)
+		s := n.look()
+		for i, pause := range s.pauses() {
+			failing := s.begun[i].Sub(s.begun[0])
+			assert.LessOrEqual(t, pause, min(5*time.Second, max(failedLookupPause, (failing+n.takes)/60)), "%v", failing)
+			assert.GreaterOrEqual(t, pause, min(5*time.Second, max(failedLookupPause, failing/60))*4/5, "%v", failing)
+		}
+		assert.Zero(t, s.repeated, "by gRPC's resolver, beside these")
+		n.with(func() { n.fail = nil })
+		<-time.After(time.Minute)
+		n.with(func() { n.fail = errors.New("no such host"); n.begun = nil })
+		want(r, time.Second)
+		<-time.After(10 * time.Second)
+		assert.GreaterOrEqual(t, len(n.look().begun), 11, "its failures are forgotten when it has succeeded")
+	})
+}
+
+// What is wrong may be the service config, while the addresses are in use.
+func TestAddressesThatGRPCDoesNotLikeAreLookedUpAgainAsAfterALoss(t *testing.T) {
+	n := &names{addrs: []string{"1.2.3.4:5"}, config: "{", bad: errors.New("bad resolver state")}
+	looking(t, n, func(*lookups) {
+		<-time.After(time.Minute)
+		s := n.look()
+		assert.GreaterOrEqual(t, len(s.begun), 12)
+		assert.LessOrEqual(t, len(s.begun), 4+60/4)
+		assert.LessOrEqual(t, s.updates, 3)
+		assert.Zero(t, s.repeated)
+		n.with(func() { n.config, n.bad = "{}", nil })
+		<-time.After(5 * time.Second)
+		after := n.look()
+		assert.Equal(t, s.updates+1, after.updates)
+		<-time.After(time.Hour)
+		assert.Equal(t, after, n.look())
+	})
+}
+
+// gRPC would begin with the first address again.
+func TestGRPCIsToldWhatItKnowsAsOftenAsByItsOwnResolver(t *testing.T) {
+	n := &names{addrs: []string{"1.2.3.4:5", "1.2.3.4:6"}}
+	looking(t, n, func(r *lookups) {
+		told := func(during time.Duration, change func()) int {
+			<-time.After(10*time.Second + time.Millisecond) // it rests
+			before := n.look().updates
+			n.with(change)
+			want(r, during)
+			return n.look().updates - before
+		}
+		none := func() {}
+		assert.Equal(t, 0, told(10*time.Second, none))
+		assert.Equal(t, 1, told(15*time.Second, none), "it is 30 s ago")
+		assert.Equal(t, 0, told(4*time.Second, func() { n.addrs = []string{"1.2.3.4:6", "1.2.3.4:5"} }), "in another order")
+		assert.Equal(t, 1, told(10*time.Second, func() { n.addrs = []string{"1.2.3.4:6"} }))
+		assert.Equal(t, 1, told(10*time.Second, func() { n.config = "{}" }))
+		assert.Equal(t, 1, told(10*time.Second, func() { n.config = "" }))
+		assert.GreaterOrEqual(t, told(6*time.Second, func() { n.more = 1 }), 2, "nobody knows whether that is the same")
+		assert.GreaterOrEqual(t, told(6*time.Second, func() { n.more, n.config = nil, unread }), 2, "nor that")
+		n.with(func() { n.config = "" })
+		assert.Equal(t, 1, told(500*time.Millisecond, func() { n.addrs = nil }))
+		assert.Equal(t, 1, told(10*time.Second, func() { n.addrs = []string{"1.2.3.4:6"} }))
+	})
+}
+
+func TestAfterAnErrorGRPCIsToldWhatItKnew(t *testing.T) {
+	n := &names{addrs: []string{"1.2.3.4:5"}}
+	looking(t, n, func(r *lookups) {
+		<-time.After(2 * time.Second)
+		n.with(func() { n.fail = errors.New("no such host") })
+		r.ResolveNow(resolver.ResolveNowOptions{})
+		<-time.After(100 * time.Millisecond)
+		require.Equal(t, 1, n.look().errors)
+		n.with(func() { n.fail = nil })
+		<-time.After(2 * time.Second)
+		assert.Equal(t, 2, n.look().updates)
+	})
+}
+
+func TestALookupBeginsWhenGRPCHasHeardOfTheOneBefore(t *testing.T) {
+	n := &names{takes: 10 * time.Millisecond, hears: 3 * time.Second}
+	looking(t, n, func(r *lookups) {
+		want(r, time.Minute)
+		s := n.look()
+		assert.Equal(t, 1, s.most)
+		assert.GreaterOrEqual(t, len(s.begun), 10, "those that were wanted meanwhile come then")
+	})
+}
+
+func TestBetweenLookupsThereIsNoResolver(t *testing.T) {
+	for name, n := range map[string]*names{
+		"success":    {},
+		"a fast one": {built: 5 * time.Millisecond},
+		"an error":   {fail: errors.New("no such host"), takes: 10 * time.Millisecond},
+		"no address": {bad: errors.New("bad resolver state")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			looking(t, n, func(*lookups) {
+				<-time.After(11 * time.Millisecond)
+				s := n.look()
+				assert.Equal(t, 1, s.updates+s.errors)
+				assert.Zero(t, s.open)
 			})
 		})
 	}
