@@ -18,10 +18,12 @@
 //   - after an outage calls succeed within a second, not after a backoff of up to
 //     two minutes: a lost SYN is followed by a fresh one half a second later, and
 //     a failed connection is tried again after half a second at most;
-//   - the name of a dns target is looked up again as soon as a connection is lost,
-//     after a second or less if that failed, and while no address answers after 1,
-//     2, 4 seconds and so on up to DetectWithin, instead of after 30 s and up to two
-//     minutes: a server that has moved is found soon after its record has changed.
+//   - the name of a dns target is looked up again when a connection is lost, and
+//     while no address answers after 1, 2, 4 seconds and so on up to DetectWithin,
+//     instead of after 30 s: a server that has moved is found soon after its record
+//     has changed. A lookup that fails is repeated within a second, in its first
+//     minute, and not after up to two. Names that end with a dot spare the DNS
+//     server the questions of the search list.
 //
 // Names are resolved as by grpc.NewClient: dns:///, passthrough:///, unix: and
 // unix-abstract: targets, those of your own resolvers, and HTTPS_PROXY and
@@ -56,5 +58,5 @@
 // that the server hasn't seen it; a service config's retryPolicy may repeat it.
 // While nothing is connected calls fail at once, unless they wait for ready. A
 // lookup takes as long as the system's resolver takes, several seconds where
-// packets to the DNS server are lost.
+// packets to the DNS server are lost, and so may closing a ClientConn meanwhile.
 package grpcclient
