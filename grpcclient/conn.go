@@ -50,7 +50,7 @@ func (c *conn) busy() bool { return c.calls.Load() > 0 || c.pins.Load() > 0 }
 func (p *Pool) newConn(index int) (*conn, error) {
 	c := &conn{pool: p, index: index, sockets: map[*health.Watch]net.Conn{}}
 	opts := append(p.cfg.Config.options(c.opened), p.opts...)
-	opts = append(opts, grpc.WithChainStreamInterceptor(c.count)) // innermost
+	opts = append(opts, p.cfg.Config.resolver(), grpc.WithChainStreamInterceptor(c.count)) // innermost
 	cc, err := grpc.NewClient(p.target, opts...)
 	c.cc = cc
 	return c, err

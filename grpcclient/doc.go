@@ -32,7 +32,8 @@
 // them, so don't give another WithContextDialer; WithKeepaliveParams would change
 // the connections' user timeout to its Timeout. Resolvers are the exception: of
 // two for one scheme gRPC takes the first, so a WithResolvers of your own for dns
-// must be given before these, or the resolver be registered.
+// must be given before these, or the resolver be registered. NewPool puts its own
+// behind yours.
 //
 // # A pool
 //
@@ -43,10 +44,11 @@
 // A [Pool] is for who meets the server's limit of concurrent streams, or the
 // throughput of one connection. It has the methods that generated code wants
 // ([grpc.ClientConnInterface]), and gives each call to the connection that has
-// the fewest in flight, with all the multiplexing there is. Its connections have
-// a maximum age, at which a new one takes over before the old one is closed, which
-// waits for the last of its streams. A connection whose peer is silent gets no
-// call while there is another, or one can be opened.
+// the fewest in flight, among those that are connected, with all the multiplexing
+// there is. Its connections have a maximum age, at which a new one takes over before
+// the old one is closed, which waits for the last of its streams, or for
+// PoolConfig.MaxConnDrain. A connection whose peer is silent gets no call while there
+// is another, or one can be opened.
 //
 // # What it can't do
 //

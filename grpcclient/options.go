@@ -20,16 +20,15 @@ func DialOptions(cfg Config) ([]grpc.DialOption, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cfg.options(nil), nil
+	return append(cfg.options(nil), cfg.resolver()), nil
 }
 
-// options returns the options of a complete Config. If opened isn't nil it is
-// told of each connection, before gRPC has it.
+// options returns the options of a complete Config but for the resolver. If opened
+// isn't nil it is told of each connection, before gRPC has it.
 func (cfg *Config) options(opened func(net.Conn)) []grpc.DialOption {
 	c := &connector{connect: cfg.Dialer.DialContext, proxy: cfg.Proxy, opened: opened}
 	opts := []grpc.DialOption{
 		grpc.WithContextDialer(c.dial),
-		grpc.WithResolvers(&dnsBuilder{proxy: cfg.Proxy, longest: min(cfg.Dialer.Config().DetectWithin, maxLookupPause)}),
 		grpc.WithConnectParams(cfg.connectParams()),
 	}
 	if p, ok := cfg.keepalive(); ok {
@@ -39,6 +38,11 @@ func (cfg *Config) options(opened func(net.Conn)) []grpc.DialOption {
 		opts = append(opts, grpc.WithDefaultServiceConfig(healthConfig(cfg.HealthService)))
 	}
 	return opts
+}
+
+// resolver is apart from the others since gRPC takes the first of two.
+func (cfg *Config) resolver() grpc.DialOption {
+	return grpc.WithResolvers(&dnsBuilder{proxy: cfg.Proxy, longest: min(cfg.Dialer.Config().DetectWithin, maxLookupPause)})
 }
 
 // connectParams is when gRPC tries again, and for how long.
