@@ -18,13 +18,15 @@ import (
 // rival is one of those that are compared.
 type rival struct {
 	name       string
+	connect    func() grpc.ClientConnInterface
 	cc         grpc.ClientConnInterface
 	perOp, p99 []float64
 }
 
 // BenchmarkUnary compares ClientConns with and without DialOptions, and pools of 1
 // and 4, on loopback, in turns, and reports medians: ns for a call, and the ratios
-// to a plain ClientConn of that and of the 99th percentile. Again is another plain
+// to a plain ClientConn of that and of the 99th percentile. Each iteration has new
+// connections, since some are faster than others. Again is another plain
 // one: how far its ratios are from 1 is what the machine adds. The pool of 4 is
 // compared with four plain ones used in rotation, too: what these cost more than one
 // is gRPC's price for sockets that have less to send at a time, where neither the
@@ -34,43 +36,65 @@ func BenchmarkUnary(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
 			ln := listen(b)
 			serve(b, ln, &tester{})
-			plain, err := grpc.NewClient(ln.Addr().String(), insecurely())
-			require.NoError(b, err)
-			defer plain.Close()
-			again, err := grpc.NewClient(ln.Addr().String(), insecurely())
-			require.NoError(b, err)
-			defer again.Close()
-			base := &rival{name: "plain", cc: plain}
-			others := []*rival{
-				{name: "again", cc: again},
-				{name: "options", cc: newClient(b, ln.Addr().String(), Config{})},
-				{name: "pool1", cc: newPool(b, ln.Addr().String(), 1, PoolConfig{})},
-				{name: "pool4", cc: newPool(b, ln.Addr().String(), 4, PoolConfig{})},
-			}
-			four := &rival{name: "four", cc: newRotation(b, ln.Addr().String(), 4)}
-			all := append([]*rival{base, four}, others...)
-			for _, r := range all {
-				r.load(b, workers, 2000) // warm
+			target := ln.Addr().String()
+			plain := func() grpc.ClientConnInterface { return newPlain(b, target) }
+			rivals := []*rival{
+				{name: "plain", connect: plain},
+				{name: "again", connect: plain},
+				{name: "options", connect: func() grpc.ClientConnInterface { return newClient(b, target, Config{}) }},
+				{name: "pool1", connect: func() grpc.ClientConnInterface { return newPool(b, target, 1, PoolConfig{}) }},
+				{name: "pool4", connect: func() grpc.ClientConnInterface { return newPool(b, target, 4, PoolConfig{}) }},
+				{name: "four", connect: func() grpc.ClientConnInterface { return newRotation(b, target, 4) }},
 			}
 			for b.Loop() {
-				for range 40 {
-					rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-					for _, r := range all {
-						r.measure(b, workers)
-					}
-				}
+				compete(b, rivals, workers)
 			}
+			base, pool4, four := rivals[0], rivals[4], rivals[5]
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(medianOf(base.perOp), "plain-ns")
-			for _, r := range append(others, four) {
+			for _, r := range rivals[1:] {
 				b.ReportMetric(medianRatio(r.perOp, base.perOp), r.name+"-ratio")
 				b.ReportMetric(medianRatio(r.p99, base.p99), r.name+"-p99-ratio")
 			}
-			pool4 := others[len(others)-1]
 			b.ReportMetric(medianRatio(pool4.perOp, four.perOp), "pool4-to-four-ratio")
 			b.ReportMetric(medianRatio(pool4.p99, four.p99), "pool4-to-four-p99-ratio")
 		})
 	}
+}
+
+// compete has each of the rivals measured on new connections, in turns.
+func compete(b *testing.B, rivals []*rival, workers int) {
+	for _, r := range rivals {
+		r.cc = r.connect()
+		defer closeOf(r.cc)
+		r.load(b, workers, 2000) // warm
+	}
+	turns := slices.Clone(rivals)
+	for range 20 {
+		rand.Shuffle(len(turns), func(i, j int) { turns[i], turns[j] = turns[j], turns[i] })
+		for _, r := range turns {
+			r.measure(b, workers)
+		}
+	}
+}
+
+func closeOf(cc grpc.ClientConnInterface) {
+	switch c := cc.(type) {
+	case *grpc.ClientConn:
+		c.Close()
+	case *Pool:
+		_ = c.Close(context.Background())
+	case *rotation:
+		for _, cc := range c.ccs {
+			cc.Close()
+		}
+	}
+}
+
+func newPlain(b *testing.B, target string) *grpc.ClientConn {
+	cc, err := grpc.NewClient(target, insecurely())
+	require.NoError(b, err)
+	return cc
 }
 
 // rotation is the simplest of pools.
@@ -82,10 +106,7 @@ type rotation struct {
 func newRotation(b *testing.B, target string, n int) *rotation {
 	r := &rotation{}
 	for range n {
-		cc, err := grpc.NewClient(target, insecurely())
-		require.NoError(b, err)
-		b.Cleanup(func() { cc.Close() })
-		r.ccs = append(r.ccs, cc)
+		r.ccs = append(r.ccs, newPlain(b, target))
 	}
 	return r
 }
