@@ -2,7 +2,9 @@ package grpcclient
 
 import (
 	"context"
+	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
@@ -10,9 +12,10 @@ import (
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 )
 
-// The cases of gRPC's own interoperability client that need no cloud, through
-// these options and through a pool. They end the process when they fail, which
-// is why each says that it begins.
+// The cases of gRPC's own interoperability client that need no cloud and no load
+// report, and that grpc-go's own server knows (not pick_first_unary), through these
+// options and through a pool. They end the process when they fail, which is why
+// each says that it begins.
 func TestTheCasesOfGRPCsInteroperabilityClientPass(t *testing.T) {
 	t.Parallel()
 	type client = testgrpc.TestServiceClient
@@ -55,8 +58,29 @@ func TestTheCasesOfGRPCsInteroperabilityClientPass(t *testing.T) {
 				t.Log(client, "unimplemented_service")
 				interop.DoUnimplementedService(t.Context(), testgrpc.NewUnimplementedServiceClient(conn))
 			}
+			t.Log("unimplemented_method")
 			interop.DoUnimplementedMethod(t.Context(), cc)
+			t.Log("rpc_soak")
+			interop.DoSoakTest(t.Context(), soak(ln.Addr(), func() (*grpc.ClientConn, func()) { return cc, func() {} }))
+			t.Log("channel_soak")
+			interop.DoSoakTest(t.Context(), soak(ln.Addr(), func() (*grpc.ClientConn, func()) {
+				cc := newClient(t, ln.Addr().String(), Config{}, opts...)
+				return cc, func() { cc.Close() }
+			}))
 			require.NoError(t, t.Context().Err())
 		})
+	}
+}
+
+func soak(server net.Addr, channel func() (*grpc.ClientConn, func())) interop.SoakTestConfig {
+	return interop.SoakTestConfig{
+		RequestSize:                      271828,
+		ResponseSize:                     314159,
+		PerIterationMaxAcceptableLatency: 10 * time.Second,
+		OverallTimeout:                   20 * time.Second,
+		ServerAddr:                       server.String(),
+		NumWorkers:                       2,
+		Iterations:                       10,
+		ChannelForTest:                   channel,
 	}
 }
