@@ -14,6 +14,7 @@ import (
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 
 	"github.com/holdfast-go/holdfast/dial"
+	"github.com/holdfast-go/holdfast/internal/netlab"
 )
 
 // dialing makes a Config whose dialer asks a function first, with the number of
@@ -76,6 +77,35 @@ func TestNoCallFailsOrWaitsForAConnectionThatIsNotThereWhileAnotherIs(t *testing
 	}
 }
 
+// The first connection is there, and the others are silent.
+func TestAStreamWaitsForAConnectionOfItsOwnOnce(t *testing.T) {
+	t.Parallel()
+	clock := netlab.NewClock(t)
+	ln := listen(t)
+	serve(t, ln, &tester{})
+	p := newPool(t, ln.Addr().String(), 6, PoolConfig{Config: dialing(t, func(ctx context.Context, attempt int) error {
+		if attempt == 1 {
+			return nil
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	})})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
+	require.NoError(t, err)
+	for _, c := range *p.conns.Load() { // many are no reason to wait for ever
+		if c.cc.GetState() == connectivity.Ready {
+			c.calls.Add(2 * unreadyCalls)
+			defer c.calls.Add(-2 * unreadyCalls)
+		}
+	}
+	begun := time.Now()
+	_, err = testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
+	require.NoError(t, err)
+	assert.LessOrEqual(t, time.Since(begun), allowed(clock, begun, 2*maxOpening))
+}
+
 func TestABurstOfCallsAtTheBeginningOpensAllConnections(t *testing.T) {
 	t.Parallel()
 	const n = 4
@@ -131,6 +161,19 @@ func TestACallGoesToAConnectionThatIsBeingOpenedRatherThanToOneThatFailed(t *tes
 	close(open)
 	assert.NoError(t, within(t, first, 5*time.Second))
 	assert.NoError(t, within(t, second, 5*time.Second))
+}
+
+func TestAStreamPrefersAConnectionThatOpensSlowlyToOneThatFailed(t *testing.T) {
+	t.Parallel()
+	c := &conn{}
+	ready := c.load(connectivity.Ready, wish{stream: true})
+	failed := c.load(connectivity.TransientFailure, wish{stream: true})
+	waited := c.load(connectivity.Connecting, wish{stream: true, waited: true})
+	c.slow.Store(true)
+	slow := c.load(connectivity.Connecting, wish{stream: true})
+	assert.Equal(t, waited, slow)
+	assert.Greater(t, slow, ready+1<<20)
+	assert.Greater(t, failed, slow+1<<20)
 }
 
 // A connection has calls while the others are being opened; at some point it has
@@ -273,10 +316,10 @@ func TestASuspectGetsNoCallThoughTheOtherIsNotConnected(t *testing.T) {
 	for _, mark := range []*atomic.Bool{&suspect.suspect, &suspect.doubted} {
 		mark.Store(true)
 		for range 20 {
-			require.Same(t, other, p.choose(false, false).conn)
-			require.Same(t, other, p.choose(false, true).conn)
+			require.Same(t, other, p.choose(wish{}).conn)
+			require.Same(t, other, p.choose(wish{stream: true}).conn)
 		}
-		assert.Same(t, suspect, p.choose(true, false).conn, "but when all else fails")
+		assert.Same(t, suspect, p.choose(wish{suspects: true}).conn, "but when all else fails")
 		mark.Store(false)
 	}
 }

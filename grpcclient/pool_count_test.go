@@ -104,6 +104,14 @@ func (r *renewed) CloseSend() error {
 	return r.ClientStream.CloseSend()
 }
 
+func (r *renewed) Header() (metadata.MD, error) {
+	if err := r.now("Header"); err != nil {
+		return nil, err
+	}
+	_ = r.ClientStream.CloseSend()
+	return r.ClientStream.Header()
+}
+
 func (r *renewed) RecvMsg(m any) error {
 	if err := r.now("RecvMsg"); err != nil {
 		return err
@@ -121,6 +129,10 @@ func TestAnInterceptorMayRepeatAStreamOnAConnectionThatWasReplaced(t *testing.T)
 			return s.Send(&testgrpc.StreamingOutputCallRequest{})
 		},
 		"CloseSend": func(s testgrpc.TestService_FullDuplexCallClient) error { return s.CloseSend() },
+		"Header": func(s testgrpc.TestService_FullDuplexCallClient) error {
+			_, err := s.Header()
+			return err
+		},
 		"RecvMsg": func(s testgrpc.TestService_FullDuplexCallClient) error {
 			if _, err := s.Recv(); err != io.EOF {
 				return err

@@ -379,7 +379,7 @@ func TestCloseWaitsForCallsAndThenCutsThemOff(t *testing.T) {
 func TestACallDoesNotBeginOnAConnectionThatWasReplacedMeanwhile(t *testing.T) {
 	t.Parallel()
 	p := newPool(t, "passthrough:///nowhere", 1, PoolConfig{})
-	chosen := p.choose(false, false).conn
+	chosen := p.choose(wish{}).conn
 	require.NotNil(t, chosen)
 	c, err := p.newConn(0)
 	require.NoError(t, err)
@@ -389,7 +389,7 @@ func TestACallDoesNotBeginOnAConnectionThatWasReplacedMeanwhile(t *testing.T) {
 	p.mu.Unlock()
 	assert.False(t, p.hold(chosen))
 	assert.True(t, eventually(5*time.Second, func() bool { return p.Stat().Draining == 0 }), "who gave it up has seen it closed")
-	assert.Same(t, c, p.choose(false, false).conn)
+	assert.Same(t, c, p.choose(wish{}).conn)
 	require.True(t, p.hold(c))
 	p.release(c)
 }

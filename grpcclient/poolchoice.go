@@ -10,18 +10,25 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// wish is what a call wants of its connection.
+type wish struct {
+	stream   bool // it lasts, so that it may wait for a connection with fewer
+	waited   bool // it has, in vain
+	suspects bool // they are good enough
+}
+
 // acquire chooses a connection and counts a call on it, which may be a stream.
 func (p *Pool) acquire(ctx context.Context, stream bool) (*conn, error) {
 	var verdict <-chan time.Time
-	late := false // nobody has passed it: the guard was closed
+	w := wish{stream: stream}
 	for {
-		if c := p.take(ctx, late, stream); c != nil {
+		if c := p.take(ctx, &w); c != nil {
 			return c, nil
 		}
 		if p.closed.Load() {
 			return nil, ErrClosed
 		}
-		changed := p.relieve(late, verdict == nil)
+		changed := p.relieve(w, verdict == nil)
 		if changed == nil {
 			continue
 		}
@@ -33,16 +40,17 @@ func (p *Pool) acquire(ctx context.Context, stream bool) (*conn, error) {
 		select {
 		case <-changed:
 		case <-verdict:
-			late = true
+			w.suspects = true // nobody has passed it: the guard was closed
 		case <-ctx.Done():
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}
 	}
 }
 
-// take is acquire without the wait for a connection that is fit.
-func (p *Pool) take(ctx context.Context, late, stream bool) *conn {
-	choice := p.choose(late, stream)
+// take is acquire without the wait for a connection that is fit. If it returns nil
+// after a wait for another, the wish says so.
+func (p *Pool) take(ctx context.Context, w *wish) *conn {
+	choice := p.choose(*w)
 	c := choice.conn
 	if c == nil || !p.hold(c) {
 		return nil
@@ -52,8 +60,9 @@ func (p *Pool) take(ctx context.Context, late, stream bool) *conn {
 		if choice.idle != nil {
 			choice.idle.cc.Connect()
 		}
-	case stream && choice.ready && !opens(ctx, c.cc) && ctx.Err() == nil:
-		c.slow.Store(true) // not again: there are others
+	case w.stream && !w.waited && choice.ready && !opens(ctx, c.cc) && ctx.Err() == nil:
+		w.waited = true
+		c.slow.Store(true) // nor is another stream to wait for it
 		p.release(c)
 		return nil
 	}
@@ -90,10 +99,10 @@ func opens(ctx context.Context, cc *grpc.ClientConn) bool {
 // relieve has all connections replaced if none is fit for calls, and returns what
 // is closed when one may be. Nil: one is. First says that the call hasn't waited
 // yet.
-func (p *Pool) relieve(late, first bool) <-chan struct{} {
+func (p *Pool) relieve(w wish, first bool) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c := p.choose(late, false).conn; c != nil || p.closed.Load() {
+	if c := p.choose(w).conn; c != nil || p.closed.Load() {
 		return nil
 	}
 	if first {
@@ -117,7 +126,7 @@ type choice struct {
 
 // choose finds the connection for the next call. Streams, which last, are spread
 // over all connections; other calls go to those that are there, mostly.
-func (p *Pool) choose(suspects, stream bool) (best choice) {
+func (p *Pool) choose(w wish) (best choice) {
 	conns := *p.conns.Load()
 	if len(conns) == 0 {
 		return best
@@ -126,7 +135,7 @@ func (p *Pool) choose(suspects, stream bool) (best choice) {
 	var least int64
 	for i := range conns { // mostly the least loaded is ready
 		c := at(conns, begin+i)
-		if n := c.calls.Load(); (best.conn == nil || n < least) && (suspects || c.trusted()) {
+		if n := c.calls.Load(); (best.conn == nil || n < least) && (w.suspects || c.trusted()) {
 			best.conn, least = c, n
 		}
 	}
@@ -139,7 +148,7 @@ func (p *Pool) choose(suspects, stream bool) (best choice) {
 	best = choice{}
 	for i := range conns {
 		c := at(conns, begin+i)
-		if !suspects && !c.trusted() {
+		if !w.suspects && !c.trusted() {
 			continue
 		}
 		state := c.cc.GetState()
@@ -149,7 +158,7 @@ func (p *Pool) choose(suspects, stream bool) (best choice) {
 		case connectivity.Idle:
 			best.idle = c
 		}
-		if load := c.load(state, stream); best.conn == nil || load < least {
+		if load := c.load(state, w); best.conn == nil || load < least {
 			best.conn, best.state, least = c, state, load
 		}
 	}
@@ -181,14 +190,16 @@ const (
 )
 
 // load is how unwelcome another call is, in half calls.
-func (c *conn) load(s connectivity.State, stream bool) int64 {
+func (c *conn) load(s connectivity.State, w wish) int64 {
 	load := 2 * c.calls.Load()
 	switch {
 	case s == connectivity.Ready:
 		return load
-	case s != connectivity.Idle && s != connectivity.Connecting, stream && c.slow.Load():
+	case s != connectivity.Idle && s != connectivity.Connecting:
 		return load + 2*failedCalls
-	case stream:
+	case w.stream && (w.waited || c.slow.Load()):
+		return load + failedCalls // a failed one is worse
+	case w.stream:
 		return load + 1
 	}
 	return load + 2*unreadyCalls

@@ -7,14 +7,16 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
 // NewStream begins a streaming call, as grpc.ClientConn's does. It counts as in
 // flight until it ends as gRPC demands: its context ends, RecvMsg returns an
 // error, or the only message of a server that doesn't stream. An interceptor that
-// begins further streams must do so within a method of the one it has returned:
-// between these a connection that was replaced may be closed.
+// begins further streams must do so within Header, RecvMsg, SendMsg or CloseSend of
+// the one it has returned: between these a connection that was replaced may be
+// closed.
 func (p *Pool) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	c, err := p.acquire(ctx, true)
 	if err != nil {
@@ -97,6 +99,12 @@ func (c *conn) verdict(ctx context.Context, err error) error {
 type dressed struct {
 	grpc.ClientStream
 	conn *conn
+}
+
+func (d *dressed) Header() (metadata.MD, error) {
+	d.conn.pins.Add(1)
+	defer d.conn.pool.unpin(d.conn)
+	return d.ClientStream.Header()
 }
 
 func (d *dressed) RecvMsg(m any) error {
