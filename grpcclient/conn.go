@@ -2,6 +2,7 @@ package grpcclient
 
 import (
 	"context"
+	"maps"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -87,18 +88,16 @@ func (c *conn) opened(socket net.Conn) {
 		w.Stop()
 		return
 	}
-	c.prune()
 	c.sockets[w] = socket
 	c.look()
 }
 
-// prune forgets the sockets that gRPC has closed. The lock is held.
-func (c *conn) prune() {
-	for w, s := range c.sockets {
-		if isClosed(s.(*net.TCPConn)) {
-			delete(c.sockets, w)
-		}
-	}
+// prune forgets the sockets that gRPC has closed, and reports whether there were
+// any. The lock is held.
+func (c *conn) prune() bool {
+	before := len(c.sockets)
+	maps.DeleteFunc(c.sockets, func(_ *health.Watch, s net.Conn) bool { return isClosed(s.(*net.TCPConn)) })
+	return len(c.sockets) < before
 }
 
 func isClosed(c *net.TCPConn) bool {
@@ -113,14 +112,17 @@ func (c *conn) told(*health.Watch) {
 	c.look()
 }
 
-// look finds out whether the connection is suspect. The lock is held.
+// look finds out whether the connection is suspect. It still is when its peer has
+// been given up, until gRPC has noticed that, and sends no call there any more. The
+// lock is held.
 func (c *conn) look() {
+	c.prune()
 	before, suspect := c.suspect.Load(), false
 	for w := range c.sockets {
-		switch w.State() {
-		case health.Suspect:
+		switch state := w.State(); {
+		case state == health.Suspect, state == health.Dead && before:
 			suspect = true
-		case health.Dead:
+		case state == health.Dead:
 			delete(c.sockets, w)
 		}
 	}
@@ -200,7 +202,7 @@ func (p *Pool) replace(c *conn) {
 // connected. It is not to be if the context ends.
 func (p *Pool) takeOver(ctx context.Context, old *conn) {
 	c, err := p.newConn(old.index)
-	ok := err == nil && (old.cc.GetState() == connectivity.Idle || connected(ctx, c.cc))
+	ok := err == nil && (old.cc.GetState() == connectivity.Idle || p.succeeds(ctx, c, old))
 	p.mu.Lock()
 	old.replacer = nil
 	if err != nil {
@@ -230,6 +232,28 @@ func (p *Pool) takeOver(ctx context.Context, old *conn) {
 	p.mu.Unlock()
 }
 
+// lookAgain is how often a connection that is being replaced is looked at: nobody is
+// told when gRPC has closed its socket.
+const lookAgain = 20 * time.Millisecond
+
+// succeeds waits until a new connection is connected, and reports false if the
+// context ends before, as it does when the old one is not suspect any more.
+func (p *Pool) succeeds(ctx context.Context, c, old *conn) bool {
+	for {
+		brief, cancel := context.WithTimeout(ctx, lookAgain)
+		ok := connected(brief, c.cc)
+		cancel()
+		if ok || ctx.Err() != nil {
+			return ok
+		}
+		p.mu.Lock()
+		if old.prune() {
+			old.look()
+		}
+		p.mu.Unlock()
+	}
+}
+
 // swap puts a connection into service in place of another. The lock is held.
 func (p *Pool) swap(old, c *conn) ConnReplaced {
 	conns := slices.Clone(*p.conns.Load())
@@ -247,7 +271,7 @@ func (p *Pool) swap(old, c *conn) ConnReplaced {
 	} else {
 		p.stat.ReplacedOld++
 	}
-	if c.old || c.suspect.Load() {
+	if c.suspect.Load() {
 		p.replace(c)
 	}
 	p.wake()

@@ -254,3 +254,28 @@ func TestACallDoesNotWaitForTheAnswersOfAllConnections(t *testing.T) {
 		assert.False(t, known, "it has waited for the other's answer, too")
 	}
 }
+
+// A call that waits for a connection is not sent on one that has just died, before
+// gRPC has noticed that.
+func TestACallThatWaitsWhileAllConnectionsDieIsNotLost(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, netlab.Config{})
+	p := l.pooled(t, 3, nil)
+	l.Drop()
+	require.True(t, eventually(20*time.Second, func() bool { return p.Stat().Suspect == 3 }))
+	var asked []<-chan error
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	defer cancel()
+	for range 50 {
+		asked = append(asked, after(func() error {
+			_, err := testgrpc.NewTestServiceClient(p).UnaryCall(ctx, &testgrpc.SimpleRequest{}, grpc.WaitForReady(true))
+			return err
+		}))
+	}
+	require.True(t, eventually(20*time.Second, func() bool { return p.Stat().Ready == 0 }))
+	assert.True(t, eventually(2*time.Second, func() bool { return p.Stat().Suspect == 0 }), "the connections that they were are closed: %+v", p.Stat())
+	l.Heal()
+	for _, ch := range asked {
+		assert.NoError(t, within(t, ch, 30*time.Second))
+	}
+}
