@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 )
@@ -37,7 +36,7 @@ func BenchmarkUnary(b *testing.B) {
 			ln := listen(b)
 			serve(b, ln, &tester{})
 			target := ln.Addr().String()
-			plain := func() grpc.ClientConnInterface { return newPlain(b, target) }
+			plain := func() grpc.ClientConnInterface { return plainClient(b, target) }
 			rivals := []*rival{
 				{name: "plain", connect: plain},
 				{name: "again", connect: plain},
@@ -91,12 +90,6 @@ func closeOf(cc grpc.ClientConnInterface) {
 	}
 }
 
-func newPlain(b *testing.B, target string) *grpc.ClientConn {
-	cc, err := grpc.NewClient(target, insecurely())
-	require.NoError(b, err)
-	return cc
-}
-
 // rotation is the simplest of pools.
 type rotation struct {
 	ccs  []*grpc.ClientConn
@@ -106,7 +99,7 @@ type rotation struct {
 func newRotation(b *testing.B, target string, n int) *rotation {
 	r := &rotation{}
 	for range n {
-		r.ccs = append(r.ccs, newPlain(b, target))
+		r.ccs = append(r.ccs, plainClient(b, target))
 	}
 	return r
 }

@@ -11,8 +11,7 @@ import (
 )
 
 // Config says how connections are opened and how fast a dead peer is noticed on
-// them. The zero value is good. A positive duration under a millisecond is an
-// error: it lacks its unit.
+// them. The zero value is good.
 type Config struct {
 	// DetectWithin bounds how long a peer that vanished stays unnoticed. Zero:
 	// 10 s, or what the Dialer says. Less than 2 s is an error, as is any with a
@@ -70,8 +69,8 @@ type Config struct {
 	//
 	// For dns targets the address is the target's name and port: it is the proxy
 	// that looks the name up. For others it is what their resolver has found, so
-	// that NO_PROXY must name that. Unix sockets have no proxy. As in gRPC, only the URL's host and user count:
-	// the proxy itself is spoken to without TLS.
+	// that NO_PROXY must name that. Unix sockets have no proxy. As in gRPC, only
+	// the URL's host and user count: the proxy itself is spoken to without TLS.
 	Proxy func(*http.Request) (*url.URL, error)
 
 	// HealthCheck has each connection's server asked by the protocol

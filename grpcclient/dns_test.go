@@ -116,14 +116,6 @@ func (s *nameServer) target(port string) string {
 	return "dns://" + s.conn.LocalAddr().String() + "/server.test.:" + port
 }
 
-// allowed is how much time of this machine's something may take that began then.
-func allowed(clock *netlab.Clock, since time.Time, within time.Duration) time.Duration {
-	if raceEnabled {
-		within += time.Second
-	}
-	return within + clock.Lost(since)
-}
-
 // twoServers listen on the same port of two addresses.
 func twoServers(t *testing.T) (one, two *grpc.Server, port string) {
 	t.Helper()

@@ -28,12 +28,12 @@
 // Names are resolved as by grpc.NewClient: dns:///, passthrough:///, unix: and
 // unix-abstract: targets, those of your own resolvers, and HTTPS_PROXY and
 // NO_PROXY work, see [Config].Proxy. Service config, interceptors, retries,
-// credentials and WaitForReady are untouched. Options given after these go before
-// them, so don't give another WithContextDialer; WithKeepaliveParams would change
-// the connections' user timeout to its Timeout. Resolvers are the exception: of
-// two for one scheme gRPC takes the first, so a WithResolvers of your own for dns
-// must be given before these, or the resolver be registered. NewPool puts its own
-// behind yours.
+// credentials and WaitForReady are untouched. An option given after these takes
+// the place of theirs, so don't give another WithContextDialer; WithKeepaliveParams
+// would change the connections' user timeout to its Timeout. Resolvers are the
+// exception: of two for one scheme gRPC takes the first, so a WithResolvers of your
+// own for dns must be given before these, or the resolver be registered. NewPool
+// puts its own behind yours.
 //
 // # A pool
 //

@@ -113,6 +113,18 @@ func listen(t testing.TB) net.Listener {
 	return ln
 }
 
+// listenAgain listens where another listener did, whose port may be a client's for a
+// while.
+func listenAgain(t *testing.T, on net.Addr) (ln net.Listener) {
+	t.Helper()
+	var err error
+	require.True(t, eventually(20*time.Second, func() bool {
+		ln, err = net.Listen(on.Network(), on.String())
+		return err == nil
+	}), "%v", err)
+	return ln
+}
+
 // newClient returns a ClientConn with the options of a Config, whose credentials
 // are none unless others are given.
 func newClient(t testing.TB, target string, cfg Config, more ...grpc.DialOption) *grpc.ClientConn {
@@ -132,6 +144,15 @@ func newClient(t testing.TB, target string, cfg Config, more ...grpc.DialOption)
 	return cc
 }
 
+// plainClient is what newClient is without our options.
+func plainClient(t testing.TB, target string, opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	cc, err := grpc.NewClient(target, append([]grpc.DialOption{insecurely()}, opts...)...)
+	require.NoError(t, err)
+	t.Cleanup(func() { cc.Close() })
+	return cc
+}
+
 func insecurely() grpc.DialOption { return grpc.WithTransportCredentials(insecure.NewCredentials()) }
 
 func newPool(t testing.TB, target string, n int, cfg PoolConfig, more ...grpc.DialOption) *Pool {
@@ -145,6 +166,13 @@ func newPool(t testing.TB, target string, n int, cfg PoolConfig, more ...grpc.Di
 		assert.NoError(t, p.Close(ctx))
 	})
 	return p
+}
+
+// ready waits until so many of a pool's connections are connected: a call may have
+// been answered before gRPC says that.
+func ready(t *testing.T, p *Pool, n int) {
+	t.Helper()
+	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().Ready == n }), "%+v", p.Stat())
 }
 
 // call makes a unary call as a careful user does, with 5 s for the answer, and
@@ -190,6 +218,14 @@ func serverTLS(mutual bool) credentials.TransportCredentials {
 	return credentials.NewTLS(cfg)
 }
 
+// allowed is how much time of this machine's something may take that began then.
+func allowed(clock *netlab.Clock, since time.Time, within time.Duration) time.Duration {
+	if raceEnabled {
+		within += time.Second
+	}
+	return within + clock.Lost(since)
+}
+
 // eventually waits until something is so, but no longer than that.
 func eventually(within time.Duration, so func() bool) bool {
 	tick := time.NewTicker(2 * time.Millisecond)
@@ -219,4 +255,28 @@ func after[V any](f func() V) <-chan V {
 	ch := make(chan V, 1)
 	go func() { ch <- f() }()
 	return ch
+}
+
+func within[V any](t *testing.T, ch <-chan V, limit time.Duration) (v V) {
+	t.Helper()
+	select {
+	case v = <-ch:
+	case <-time.After(limit):
+		require.Fail(t, "it doesn't come")
+	}
+	return v
+}
+
+// traced is what a pool has told.
+type traced struct {
+	replaced chan ConnReplaced
+	drained  chan ConnDrained
+}
+
+func newTraced() (*traced, *Trace) {
+	tr := &traced{make(chan ConnReplaced, 1000), make(chan ConnDrained, 1000)}
+	return tr, &Trace{
+		ConnReplaced: func(r ConnReplaced) { tr.replaced <- r },
+		ConnDrained:  func(d ConnDrained) { tr.drained <- d },
+	}
 }

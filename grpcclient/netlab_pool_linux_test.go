@@ -75,7 +75,7 @@ func (l *lab) pooled(t *testing.T, n int, trace *Trace) *Pool {
 		_, err := call(t.Context(), c.cc)
 		require.NoError(t, err)
 	}
-	require.Equal(t, n, p.Stat().Ready)
+	ready(t, p, n)
 	return p
 }
 
@@ -160,13 +160,12 @@ func TestAShortOutageFailsNoCallOfAPool(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, netlab.Config{})
 	p := l.pooled(t, 2, nil)
-	c := p
 	l.Drop()
 	began := time.Now()
 	var asked []<-chan error
 	for i := range 10 {
 		passes(began, time.Duration(i)*250*time.Millisecond)
-		asked = append(asked, after(func() error { _, err := call(t.Context(), c); return err }))
+		asked = append(asked, after(func() error { _, err := call(t.Context(), p); return err }))
 	}
 	passes(began, 3*time.Second)
 	l.Heal()

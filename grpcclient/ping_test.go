@@ -14,7 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	grpchealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
@@ -83,7 +82,7 @@ func TestPingIsWhatAPoolOfClientConnsWants(t *testing.T) {
 	address, h := healthy(t)
 	opts, err := DialOptions(Config{})
 	require.NoError(t, err)
-	opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	opts = append(opts, insecurely())
 	p, err := pool.New(pool.Config[*grpc.ClientConn]{
 		Open:       func(context.Context) (*grpc.ClientConn, error) { return grpc.NewClient(address, opts...) },
 		Ping:       Ping,
@@ -169,7 +168,7 @@ func (of idleness) spend(t *testing.T, idle time.Duration) (dialed int32) {
 	opts, err := DialOptions(of.cfg)
 	require.NoError(t, err)
 	cc, err := grpc.NewClient("passthrough:///x", append(opts,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		insecurely(),
 		grpc.WithIdleTimeout(0),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			n.Add(1)

@@ -17,7 +17,7 @@ type PoolConfig struct {
 	// MaxConnLifetime is the age at which a connection is replaced: a new one is
 	// opened, and when it is ready the old one gets no further calls and is closed
 	// after the last of its own. While none can be opened the old one goes on. One
-	// that isn't connected then is left as it is, until it is that old again.
+	// that is idle at that age is left as it is, until it is that old again.
 	// Zero: 30 min. Negative: no limit.
 	MaxConnLifetime time.Duration
 
@@ -104,7 +104,7 @@ func (cfg *PoolConfig) lifetime() time.Duration {
 	if j := cfg.MaxConnLifetimeJitter; j > 0 {
 		d -= rand.N(j)
 	}
-	return max(d, 0)
+	return d
 }
 
 // Trace is told what a Pool does. Any hook may be nil. Hooks are called without
@@ -117,7 +117,7 @@ type Trace struct {
 	ConnReplaced func(ConnReplaced)
 
 	// ConnDrained is called when a connection that was replaced has been closed,
-	// after its last call or after MaxConnDrain.
+	// after its last call or after MaxConnDrain, but not of those that Close closes.
 	ConnDrained func(ConnDrained)
 }
 

@@ -24,15 +24,6 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// plainClient is what newClient is without our options.
-func plainClient(t testing.TB, target string, opts ...grpc.DialOption) *grpc.ClientConn {
-	t.Helper()
-	cc, err := grpc.NewClient(target, append([]grpc.DialOption{insecurely()}, opts...)...)
-	require.NoError(t, err)
-	t.Cleanup(func() { cc.Close() })
-	return cc
-}
-
 // sight is what servers saw of their clients: :authority, and the name in the
 // ClientHello.
 type sight struct {
