@@ -19,11 +19,12 @@ type Config struct {
 	DetectWithin time.Duration
 
 	// Dialer opens the connections, and its guard watches them. Nil: one is made,
-	// whose guard has a goroutine while there are connections. One that is given
-	// needs DetectWithin, and is the caller's to close, after the connections. Its
-	// Timeout bounds each attempt to connect, with all the handshakes. Its Trace is
-	// told of each SYN as of a dial of its own: of those that were sent beside one
-	// that is unanswered, all but one end with context.Canceled.
+	// whose guard has a goroutine while there are connections, and shortly
+	// afterwards. One that is given needs DetectWithin, and is the caller's to
+	// close, after the connections, which ends that goroutine at once. Its Timeout
+	// bounds each attempt to connect, with all the handshakes. Its Trace is told of
+	// each SYN as of a dial of its own: of those that were sent beside one that is
+	// unanswered, all but one end with context.Canceled.
 	Dialer *dial.Dialer
 
 	// ServerMinPing is how often the server allows HTTP/2 pings: the MinTime of
