@@ -113,14 +113,14 @@ func (c *conn) told(*health.Watch) {
 }
 
 // look finds out whether the connection is suspect. It still is when its peer has
-// been given up, until gRPC has noticed that, and sends no call there any more. The
-// lock is held.
+// been given up, until gRPC has noticed that, and sends no call there any more; if
+// nobody would see that, as nothing replaces it, it isn't. The lock is held.
 func (c *conn) look() {
 	c.prune()
 	before, suspect := c.suspect.Load(), false
 	for w := range c.sockets {
 		switch state := w.State(); {
-		case state == health.Suspect, state == health.Dead && before:
+		case state == health.Suspect, state == health.Dead && before && c.replacer != nil:
 			suspect = true
 		case state == health.Dead:
 			delete(c.sockets, w)
@@ -207,6 +207,7 @@ func (p *Pool) takeOver(ctx context.Context, old *conn) {
 	old.replacer = nil
 	if err != nil {
 		old.enter()
+		old.look()
 		p.mu.Unlock()
 		return
 	}

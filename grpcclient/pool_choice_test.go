@@ -3,6 +3,7 @@ package grpcclient
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -346,4 +347,41 @@ func TestACallThatWaitsGetsAConnectionThatIsSuspectNoMore(t *testing.T) {
 	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().Waited == 1 }))
 	c.told(nil) // by the guard
 	assert.Same(t, c, within(t, got, 5*time.Second))
+}
+
+// The peer is known to be dead; gRPC, which would close the socket, isn't told.
+func TestASuspectWhosePeerIsGivenUpIsSuspectUntilItsSocketIsClosed(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, "passthrough:///nowhere", 1, PoolConfig{})
+	c := (*p.conns.Load())[0]
+	watched := func() net.Conn {
+		ln := listen(t)
+		defer ln.Close()
+		socket, err := net.Dial("tcp", ln.Addr().String())
+		require.NoError(t, err)
+		peer, err := ln.Accept()
+		require.NoError(t, err)
+		w, err := p.cfg.Config.Dialer.Guard().Watch(socket, nil, nil)
+		require.NoError(t, err)
+		require.NoError(t, peer.Close())
+		require.True(t, eventually(5*time.Second, w.Dead))
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		c.sockets[w] = socket
+		c.suspect.Store(true)
+		return socket
+	}
+	socket := watched()
+	c.replacer = func() {} // as if it were being replaced
+	c.told(nil)
+	assert.True(t, c.suspect.Load())
+	require.NoError(t, socket.Close())
+	c.told(nil)
+	assert.False(t, c.suspect.Load())
+
+	c.replacer = nil // it could not be
+	socket = watched()
+	defer socket.Close()
+	c.told(nil)
+	assert.False(t, c.suspect.Load(), "nobody would notice later")
 }
