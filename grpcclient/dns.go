@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -25,6 +26,10 @@ type dnsBuilder struct {
 func (*dnsBuilder) Scheme() string { return "dns" }
 
 func (b *dnsBuilder) Build(target resolver.Target, cc resolver.ClientConn, opts resolver.BuildOptions) (resolver.Resolver, error) {
+	inner := resolver.Get("dns")
+	if e := target.Endpoint(); e == "" || strings.HasSuffix(e, ":") {
+		return inner.Build(target, cc, opts) // which says what is wrong
+	}
 	address := withPort(target.Endpoint())
 	proxy, err := proxyOf(b.proxy, address)
 	if err != nil {
@@ -36,7 +41,6 @@ func (b *dnsBuilder) Build(target resolver.Target, cc resolver.ClientConn, opts 
 		err = cc.UpdateState(resolver.State{Addresses: addrs, Endpoints: []resolver.Endpoint{{Addresses: addrs}}})
 		return settled{}, err
 	}
-	inner := resolver.Get("dns")
 	if isAddress(address) || !isGRPCs(inner) {
 		return inner.Build(target, routed{cc, r}, opts)
 	}

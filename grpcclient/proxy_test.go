@@ -215,6 +215,14 @@ func TestAFailingChoiceOfAProxyIsTheCallsError(t *testing.T) {
 	}
 }
 
+func TestATargetThatIsWrongIsNoProxysBusiness(t *testing.T) {
+	t.Parallel()
+	for target, want := range map[string]string{"dns:///x:": "missing port", "dns:///": "missing address"} {
+		_, err := call(t.Context(), newClient(t, target, Config{Proxy: func(r *http.Request) (*url.URL, error) { return nil, errors.New("asked") }}))
+		assert.ErrorContains(t, err, want, target)
+	}
+}
+
 func TestUnixSocketsHaveNoProxy(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("unix", t.TempDir()+"/s")
