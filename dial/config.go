@@ -32,6 +32,10 @@ type Config struct {
 	// The guard adds up to 0.8 s on an idle connection, and up to a second on
 	// one with data in flight. Without it the kernel's timers add up to an
 	// eighth, and one retransmission, see [DetectionTime].
+	//
+	// A peer that doesn't hear us, but is heard since it repeats what it has sent,
+	// hasn't vanished yet: the time runs from its last repetition. The user
+	// timeout bounds that for data in flight.
 	DetectWithin time.Duration
 
 	// KeepAlive overrides the derived keep-alive values; set Enable with them.
