@@ -93,10 +93,15 @@ func TestPackagesImportOnlyWhatTheyMay(t *testing.T) {
 	for dir, s := range readSources(t, ".") {
 		allowed, known := mayImport[dir]
 		require.True(t, known, "package %s is not in the import graph: add it to mayImport", dir)
-		for p := range s.imports {
-			ok := slices.ContainsFunc(allowed, func(a string) bool { return p == a || !strings.HasPrefix(a, module) && strings.HasPrefix(p, a+"/") })
-			require.True(t, ok, "package %s imports %s, which it may not", dir, p)
-		}
+		s.requireImports(t, dir, allowed)
+	}
+}
+
+func (s source) requireImports(t *testing.T, dir string, allowed []string) {
+	t.Helper()
+	for p := range s.imports {
+		ok := slices.ContainsFunc(allowed, func(a string) bool { return p == a || !strings.HasPrefix(a, module) && strings.HasPrefix(p, a+"/") })
+		require.True(t, ok, "package %s imports %s, which it may not", dir, p)
 	}
 }
 
@@ -106,10 +111,7 @@ func TestGrpcclientImportsOnlyWhatItMay(t *testing.T) {
 	for dir, s := range readSources(t, "grpcclient") {
 		require.Equal(t, ".", dir)
 		require.True(t, strings.HasPrefix(s.doc, "Package grpcclient "))
-		for p := range s.imports {
-			ok := slices.ContainsFunc(allowed, func(a string) bool { return p == a || !strings.HasPrefix(a, module) && strings.HasPrefix(p, a+"/") })
-			require.True(t, ok, "package grpcclient imports %s, which it may not", p)
-		}
+		s.requireImports(t, "grpcclient", allowed)
 	}
 }
 

@@ -242,7 +242,7 @@ const lookAgain = 20 * time.Millisecond
 func (p *Pool) succeeds(ctx context.Context, c, old *conn) bool {
 	for {
 		brief, cancel := context.WithTimeout(ctx, lookAgain)
-		ok := connected(brief, c.cc)
+		ok := connected(brief, c.cc, true)
 		cancel()
 		if ok || ctx.Err() != nil {
 			return ok
@@ -279,16 +279,21 @@ func (p *Pool) swap(old, c *conn) ConnReplaced {
 	return told
 }
 
-// connected connects, however long that takes, and reports false if the context
-// ends before.
-func connected(ctx context.Context, cc *grpc.ClientConn) bool {
+// connected connects, and reports false if the context ends before, or at the first
+// failure, unless it is to persist.
+func connected(ctx context.Context, cc *grpc.ClientConn, persist bool) bool {
 	for {
 		s := cc.GetState()
-		if s == connectivity.Ready {
+		switch s {
+		case connectivity.Ready:
 			return true
-		}
-		if s == connectivity.Idle {
+		case connectivity.Idle:
 			cc.Connect()
+		case connectivity.Connecting:
+		default:
+			if !persist {
+				return false
+			}
 		}
 		if !cc.WaitForStateChange(ctx, s) {
 			return false

@@ -192,15 +192,20 @@ func TestACallInFlightWhenItsFlowIsLostFailsAndTheNextOnesDoNot(t *testing.T) {
 	assert.LessOrEqual(t, o.first, l.limit(lost, 7*time.Second))
 }
 
-func TestAfterAnOutageTheFirstCallSucceedsWithinASecond(t *testing.T) {
-	t.Parallel()
+// inAllCases runs a test beside itself, with either of two things so or not.
+func inAllCases(t *testing.T, name string, test func(t *testing.T, a, b bool)) {
 	tests := map[string]func(*testing.T){}
-	for _, idle := range []bool{true, false} {
-		for _, wait := range []bool{true, false} {
-			tests[fmt.Sprintf("idle meanwhile: %v, wait for ready: %v", idle, wait)] = func(t *testing.T) { outage(t, idle, wait) }
+	for _, a := range []bool{true, false} {
+		for _, b := range []bool{true, false} {
+			tests[fmt.Sprintf(name, a, b)] = func(t *testing.T) { test(t, a, b) }
 		}
 	}
 	together(t, tests)
+}
+
+func TestAfterAnOutageTheFirstCallSucceedsWithinASecond(t *testing.T) {
+	t.Parallel()
+	inAllCases(t, "idle meanwhile: %v, wait for ready: %v", outage)
 }
 
 func outage(t *testing.T, idle, wait bool) {

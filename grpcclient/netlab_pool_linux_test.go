@@ -25,13 +25,7 @@ import (
 // the beginning, or found when gRPC asks the resolver again.
 func TestWhenAServerIsGoneCallsMoveToTheNext(t *testing.T) {
 	t.Parallel()
-	tests := map[string]func(*testing.T){}
-	for _, known := range []bool{true, false} {
-		for _, busy := range []bool{true, false} {
-			tests[fmt.Sprintf("known before: %v, with a call in flight: %v", known, busy)] = func(t *testing.T) { serverGone(t, known, busy) }
-		}
-	}
-	together(t, tests)
+	inAllCases(t, "known before: %v, with a call in flight: %v", serverGone)
 }
 
 func serverGone(t *testing.T, known, busy bool) {

@@ -116,51 +116,31 @@ func (p *Pool) hold(c *conn) bool {
 }
 
 // release counts a call no more, and closes a replaced connection after its last.
-func (p *Pool) release(c *conn) {
-	if c.calls.Add(-1) == 0 && (c.retired.Load() || p.closed.Load()) {
-		p.settle(c)
-	}
-}
+func (p *Pool) release(c *conn) { p.less(c, &c.calls) }
 
 // unpin is release for pins.
-func (p *Pool) unpin(c *conn) {
-	if c.pins.Add(-1) == 0 && (c.retired.Load() || p.closed.Load()) {
-		p.settle(c)
-	}
-}
+func (p *Pool) unpin(c *conn) { p.less(c, &c.pins) }
 
-func (p *Pool) settle(c *conn) {
+// less takes one from a count of the connection's.
+func (p *Pool) less(c *conn, count *atomic.Int64) {
+	if count.Add(-1) != 0 || !c.retired.Load() && !p.closed.Load() {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.drained(c)
 	p.rest()
 }
 
-// inFlight counts the calls. The lock is held.
-func (p *Pool) inFlight() (n int) {
-	for _, c := range *p.conns.Load() {
-		n += int(c.calls.Load())
-	}
-	for c := range p.draining {
-		n += int(c.calls.Load())
-	}
-	return n
+// all are the connections in service and those that drain. The lock is held.
+func (p *Pool) all() []*conn {
+	return slices.AppendSeq(slices.Clone(*p.conns.Load()), maps.Keys(p.draining))
 }
 
 // rest notes that a closed pool has nothing in flight. The lock is held.
 func (p *Pool) rest() {
-	if !p.closed.Load() || p.rested {
+	if !p.closed.Load() || p.rested || slices.ContainsFunc(p.all(), (*conn).busy) {
 		return
-	}
-	for _, c := range *p.conns.Load() {
-		if c.busy() {
-			return
-		}
-	}
-	for c := range p.draining {
-		if c.busy() {
-			return
-		}
 	}
 	p.rested = true
 	close(p.idle)
@@ -189,7 +169,10 @@ func (p *Pool) Stat() Stat {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s, conns := p.stat, *p.conns.Load()
-	s.Calls, s.Conns, s.Draining, s.InFlight = p.calls.Load(), len(conns), len(p.draining), p.inFlight()
+	s.Calls, s.Conns, s.Draining = p.calls.Load(), len(conns), len(p.draining)
+	for _, c := range p.all() {
+		s.InFlight += int(c.calls.Load())
+	}
 	for _, c := range conns {
 		if c.cc.GetState() == connectivity.Ready {
 			s.Ready++
@@ -226,7 +209,7 @@ func (p *Pool) Close(ctx context.Context) error {
 	if p.rested {
 		err = nil // at the last moment
 	}
-	all := slices.AppendSeq(slices.Clone(*p.conns.Load()), maps.Keys(p.draining))
+	all := p.all()
 	p.conns.Store(&[]*conn{})
 	clear(p.draining)
 	for _, c := range all {

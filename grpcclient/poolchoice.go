@@ -79,21 +79,7 @@ func opens(ctx context.Context, cc *grpc.ClientConn) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	for {
-		s := cc.GetState()
-		switch s {
-		case connectivity.Ready:
-			return true
-		case connectivity.Idle:
-			cc.Connect()
-		case connectivity.Connecting:
-		default:
-			return false
-		}
-		if !cc.WaitForStateChange(ctx, s) {
-			return false
-		}
-	}
+	return connected(ctx, cc, false)
 }
 
 // relieve has all connections replaced if none is fit for calls, and returns what
