@@ -21,13 +21,14 @@ const module = "github.com/holdfast-go/holdfast"
 // root module the packages of this module that it may import, and the
 // modules of others. The standard library is free.
 var mayImport = map[string][]string{
-	".":                {},
-	"internal/sockopt": {"golang.org/x/sys"},
-	"internal/netlab":  {"golang.org/x/sys"},
-	"health":           {module + "/internal/sockopt", "golang.org/x/sys"}, // epoll
-	"dial":             {module + "/health", module + "/internal/sockopt"},
-	"pool":             {module + "/health", "github.com/jackc/puddle/v2"},
-	"httpclient":       {module + "/dial", module + "/health", module + "/pool"},
+	".":                       {},
+	"internal/sockopt":        {"golang.org/x/sys"},
+	"internal/netlab":         {"golang.org/x/sys"},
+	"internal/netlab/labdial": {module + "/dial", module + "/internal/netlab"},
+	"health":                  {module + "/internal/sockopt", "golang.org/x/sys"}, // epoll
+	"dial":                    {module + "/health", module + "/internal/sockopt"},
+	"pool":                    {module + "/health", "github.com/jackc/puddle/v2"},
+	"httpclient":              {module + "/dial", module + "/health", module + "/pool"},
 }
 
 // source is what one directory of Go files says.

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-go/holdfast/dial"
 	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/internal/netlab"
+	"github.com/holdfast-go/holdfast/internal/netlab/labdial"
 )
 
 const (
@@ -54,7 +55,7 @@ func newLab(t *testing.T, of netlab.Config) *lab {
 	guard, err := health.NewGuard(health.GuardConfig{Dial: l.Client.Dialer(nil)})
 	require.NoError(t, err)
 	t.Cleanup(func() { guard.Close() })
-	d, err := dial.New(dial.Config{DetectWithin: labWithin, Guard: guard, Trace: dial.Join(dialingFrom(l.Client), &dial.Trace{
+	d, err := dial.New(dial.Config{DetectWithin: labWithin, Guard: guard, Trace: dial.Join(labdial.From(l.Client), &dial.Trace{
 		DialDone: func(_ context.Context, d dial.DialDone) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
@@ -76,27 +77,6 @@ func newLab(t *testing.T, of netlab.Config) *lab {
 	t.Cleanup(func() { d.Close() })
 	l.cfg = Config{Dialer: d}
 	return l
-}
-
-// dialingFrom has a dialer dial from a host.
-func dialingFrom(h *netlab.Host) *dial.Trace {
-	type key struct{}
-	return &dial.Trace{
-		DialStart: func(ctx context.Context, _ dial.DialStart) context.Context {
-			leave, err := h.Enter()
-			if err != nil {
-				ctx, cancel := context.WithCancelCause(ctx)
-				cancel(err)
-				return ctx
-			}
-			return context.WithValue(ctx, key{}, leave)
-		},
-		DialDone: func(ctx context.Context, _ dial.DialDone) {
-			if leave, ok := ctx.Value(key{}).(func()); ok {
-				leave()
-			}
-		},
-	}
 }
 
 func (l *lab) target() string { return "passthrough:///" + l.Server.Addr(labPort) }

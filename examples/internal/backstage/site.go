@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-go/holdfast/dial"
 	"github.com/holdfast-go/holdfast/health"
 	"github.com/holdfast-go/holdfast/internal/netlab"
+	"github.com/holdfast-go/holdfast/internal/netlab/labdial"
 )
 
 // Site is where the servers listen and how their clients get there: through a
@@ -22,7 +23,6 @@ type Site struct {
 
 	guard *health.Guard
 	trace *dial.Trace // takes dials into the lab
-	leave func()
 }
 
 // NewSite makes a site with so many servers; wanted says whether it shall have a
@@ -40,13 +40,8 @@ func NewSite(wanted bool, servers int, fail func(error)) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Site{Lab: lab}
-	if s.trace, s.leave, err = dialsFrom(lab.Client); err != nil {
-		lab.Close()
-		return nil, err
-	}
+	s := &Site{Lab: lab, trace: labdial.From(lab.Client)}
 	if s.guard, err = health.NewGuard(health.GuardConfig{Dial: lab.Client.Dialer(nil)}); err != nil {
-		s.leave()
 		lab.Close()
 		return nil, err
 	}
@@ -57,7 +52,6 @@ func NewSite(wanted bool, servers int, fail func(error)) (*Site, error) {
 func (s *Site) Close() {
 	if s.Lab != nil {
 		s.guard.Close()
-		s.leave()
 		s.Lab.Close()
 	}
 }
