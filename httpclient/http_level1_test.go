@@ -212,12 +212,13 @@ func proxyServer(t testing.TB, target string, seen func(*http.Request)) *url.URL
 			return
 		}
 		w.WriteHeader(http.StatusOK)
-		down, _, err := http.NewResponseController(w).Hijack()
+		down, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			up.Close()
 			return
 		}
-		go func() { _, _ = io.Copy(up, down); up.Close() }()
+		// rw may hold what the client has sent since the answer.
+		go func() { _, _ = io.Copy(up, rw); up.Close() }()
 		go func() { _, _ = io.Copy(down, up); down.Close() }()
 	}))
 	t.Cleanup(s.Close)
