@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,14 +48,20 @@ func TestUnreadSessionTicketsAreNotADeath(t *testing.T) {
 		return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b})
 	}
 	require.NoError(t, os.WriteFile(file, append(block("CERTIFICATE", cert.Certificate[0]), block("PRIVATE KEY", der)...), 0o600))
-	addr := freeAddr(t)
-	cmd := exec.Command(openssl, "s_server", "-quiet", "-tls1_3", "-accept", addr, "-cert", file, "-key", file, "-rev")
+	cmd := exec.Command(openssl, "s_server", "-tls1_3", "-accept", "127.0.0.1:0", "-cert", file, "-key", file, "-rev")
 	stdin, err := cmd.StdinPipe() // it ends with its input
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	defer cmd.Wait()
 	defer stdin.Close()
 	defer cmd.Process.Kill()
+	addr, told := "", false
+	for says := bufio.NewScanner(stdout); !told && says.Scan(); {
+		addr, told = strings.CutPrefix(says.Text(), "ACCEPT ")
+	}
+	require.True(t, told, "it doesn't say where it listens")
 
 	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 	p := newNetPool(t, pool.Config[net.Conn]{MaxConns: 1, Open: func(ctx context.Context) (net.Conn, error) {
@@ -61,7 +69,7 @@ func TestUnreadSessionTicketsAreNotADeath(t *testing.T) {
 	}})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	c, err := p.Acquire(ctx) // retries until the server listens
+	c, err := p.Acquire(ctx)
 	require.NoError(t, err)
 	v := c.Value()
 	c.Release()
@@ -83,11 +91,4 @@ func TestUnreadSessionTicketsAreNotADeath(t *testing.T) {
 	require.NoError(t, cmd.Process.Kill())
 	require.Eventually(t, func() bool { return p.Stat().Idle == 0 }, 5*time.Second, time.Millisecond)
 	require.EqualValues(t, 1, p.Stat().Closed(pool.ReasonDead))
-}
-
-func freeAddr(t testing.TB) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	return ln.Addr().String()
 }
