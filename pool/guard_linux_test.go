@@ -121,9 +121,8 @@ func TestARebootOfTheServerFailsNobodyAfterFreshFor(t *testing.T) {
 	sideBySide(t, freshFor, 500*time.Millisecond, func(t *testing.T, age time.Duration) {
 		lab, p := newGuarded(t, netlab.Config{}, nil)
 		time.Sleep(freshFor + 500*time.Millisecond - age) // not synchronisation: they are to be idle for so long
-		broken := time.Now()
-		reboot(t, lab)
-		time.Sleep(age - time.Since(broken))
+		reboot(t, lab)                                    // the server may be heard up to the middle of it
+		time.Sleep(age)
 		failed, slowest := atOnce(p, 2*time.Second)
 		t.Logf("rebooted %v before %d requests at once: %d failed, the slowest took %v", age, guarded, failed, slowest)
 		requireReplaced(t, p)
@@ -212,7 +211,7 @@ func TestThoseWhoWereNotHeardAreAskedAtCheckout(t *testing.T) {
 func askOneByOne(t *testing.T) {
 	lab, p := newUnheard(t)
 	lab.ForgetNAT()
-	time.Sleep(freshFor)
+	time.Sleep(freshFor + 20*time.Millisecond) // the kernel's clock is coarse
 	failed, first := oneByOne(p, 40, 2*time.Second)
 	s := p.Stat()
 	t.Logf("%d failed, the first success came after %v, %d were asked", failed, first, s.Asked)
@@ -244,7 +243,7 @@ func askInAnOutage(t *testing.T) {
 	t.Logf("%d impatient callers failed after %v: %d idle, %d suspect", failed, slowest, s.Idle, s.Suspect)
 	require.EqualValues(t, guarded, failed)
 	require.Equal(t, guarded, s.Idle+s.Suspect, "they are given back as they were")
-	require.Eventually(t, func() bool { return p.Stat().Suspect == guarded }, time.Second, time.Millisecond, "but the question stands")
+	require.Eventually(t, func() bool { return p.Stat().Suspect == guarded }, allowed(time.Second+slack), time.Millisecond, "but the question stands")
 	lab.Heal()
 	require.Eventually(t, func() bool { return p.Stat().Idle == guarded }, 2*time.Second, time.Millisecond, "%+v", p.Stat())
 	failed, _ = atOnce(p, 5*time.Second)

@@ -145,6 +145,45 @@ func acquire[T any](t testing.TB, p *pool.Pool[T]) pool.Conn[T] {
 	return c
 }
 
+// doBriefly calls Do with a deadline that comes while f runs, which waits for it.
+// On a busy machine it may come before f has begun; then there is another try.
+func doBriefly[T any](t testing.TB, p *pool.Pool[T], f func(context.Context, T) error) error {
+	t.Helper()
+	for patience := 20 * time.Millisecond; patience < time.Minute; patience *= 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		began := false
+		err := p.Do(ctx, func(ctx context.Context, v T) error {
+			began = true
+			return f(ctx, v)
+		})
+		cancel()
+		if began {
+			return err
+		}
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	t.Fatal("no connection in time")
+	return nil
+}
+
+// acquireInVain has a second to see an open fail, or on a busy machine another.
+// It returns what the caller was told.
+func acquireInVain[T any](t testing.TB, p *pool.Pool[T]) error {
+	t.Helper()
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := p.Acquire(ctx)
+		cancel()
+		var ae *pool.AcquireError
+		require.ErrorAs(t, err, &ae)
+		if ae.OpenErr != nil {
+			return err
+		}
+	}
+	t.Fatal("no open has failed")
+	return nil
+}
+
 // fill opens n connections and leaves them idle.
 func fill[T any](t testing.TB, p *pool.Pool[T], n int) {
 	t.Helper()

@@ -116,9 +116,7 @@ func TestUnreachabilityEmptiesThePoolAndIsNamedOnDial(t *testing.T) {
 	inFlight.Fail(err)
 	p.requireGone(t, 8, detectWithin+time.Second+slack)
 
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	_, err = p.Acquire(ctx)
+	err = acquireInVain(t, p.Pool)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorIs(t, err, syscall.EHOSTUNREACH, "the dial's error is part of the caller's")
 }
@@ -221,28 +219,6 @@ func TestTheEndOfALongOutageIsFoundAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-}
-
-// watchSockets looks at the client's kernel all the time, and reports when it
-// holds more connections than the limit.
-func watchSockets(lab *netlab.Lab, limit int) (stop func() error) {
-	var ended atomic.Bool
-	var most int
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for !ended.Load() {
-			most = max(most, len(lab.Client.Conns()))
-		}
-	}()
-	return func() error {
-		ended.Store(true)
-		<-done
-		if most > limit || most == 0 {
-			return fmt.Errorf("%d connections at once, the limit is %d", most, limit)
-		}
-		return nil
-	}
 }
 
 // TestHelperServer is the server of the next test, a process to be killed.

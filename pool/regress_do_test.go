@@ -28,6 +28,7 @@ func TestADeadlineThatTheFunctionKeepsToItselfClosesTheConnection(t *testing.T) 
 	p := newNetPool(t, pool.Config[net.Conn]{Open: s.open, MaxConns: 1})
 	for name, result := range map[string]error{"nil": nil, "an error of the client's own": errors.New("command failed")} {
 		t.Run(name, func(t *testing.T) {
+			acquire(t, p).Release() // who finds it idle doesn't look at the deadline
 			inner, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			ctx := slowCtx{inner, time.Now().Add(100 * time.Millisecond)}
