@@ -98,7 +98,7 @@ func TestFailedOpensAreSpreadByFullJitter(t *testing.T) {
 			}
 		}
 		require.InDelta(t, 600, len(f.times), 100, "a window of a second, half used on average")
-		require.InDelta(t, 1, float64(short)/float64(long), 0.4)
+		require.InDelta(t, 0.5, float64(short)/float64(short+long), 0.1, "five standard deviations")
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -295,15 +296,21 @@ func TestAStepOfTheWallClockFailsNoCaller(t *testing.T) {
 			wall := (*uint64)(unsafe.Pointer(&p.start))
 			require.NotZero(t, *wall>>63, "no monotonic reading")
 			*wall += uint64(step << 30) // seconds live above 30 bits of nanoseconds
-			held := mustAcquire(t, p)
-			time.AfterFunc(10*time.Millisecond, held.Release)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			c, err := p.Acquire(wallCtx{ctx, time.Now().Add(time.Minute).Round(0)})
+			served := func(held Conn[*thing], deadline, at time.Time) (c Conn[*thing], err error) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				var waiting sync.WaitGroup
+				waiting.Go(func() { c, err = p.Acquire(wallCtx{ctx, deadline.Round(0)}) })
+				require.Eventually(t, func() bool { return p.Stat().Waiting == 1 && time.Now().After(at) }, 30*time.Second, time.Millisecond)
+				held.Release()
+				waiting.Wait()
+				return c, err
+			}
+			now := time.Now()
+			c, err := served(mustAcquire(t, p), now.Add(time.Minute), now)
 			require.NoError(t, err)
-			deadline := time.Now().Add(10 * time.Millisecond).Round(0)
-			time.AfterFunc(20*time.Millisecond, c.Release)
-			_, err = p.Acquire(wallCtx{ctx, deadline})
+			now = time.Now()
+			_, err = served(c, now.Add(10*time.Millisecond), now.Add(20*time.Millisecond))
 			require.ErrorIs(t, err, context.DeadlineExceeded, "a deadline is a deadline")
 		})
 	}

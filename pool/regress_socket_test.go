@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"sync/atomic"
@@ -159,8 +160,8 @@ func TestAllowUnreadDoesNotHideAnEnd(t *testing.T) {
 	_, err = v.Write([]byte("x"))
 	require.NoError(t, err)
 	c.Release()
-	require.Eventually(t, func() bool { // until the kernel knows, and a check is due
-		return health.TCP(t.Context(), v) != nil && time.Since(began) > 2*time.Millisecond
+	require.Eventually(t, func() bool { // until the kernel knows, also behind the bytes, and a check is due
+		return errors.Is(health.TCP(t.Context(), polite{v}), io.EOF) && time.Since(began) > 2*time.Millisecond
 	}, 10*time.Second, time.Millisecond)
 	c = acquire(t, p)
 	defer c.Release()
@@ -211,6 +212,6 @@ func TestAPoolStopsWatchingWhatItHasGivenUp(t *testing.T) {
 	c.Release()
 	require.Equal(t, pool.ReasonDead, (<-closed).Reason)
 	require.NoError(t, guard.Cause(dead), "closed, and watched still")
-	require.Error(t, health.TCP(t.Context(), hijacked))
+	require.Eventually(t, func() bool { return health.TCP(t.Context(), hijacked) != nil }, 5*time.Second, time.Millisecond)
 	require.NoError(t, guard.Cause(hijacked), "hijacked, and watched still")
 }
