@@ -161,7 +161,7 @@ func newPool(t testing.TB, target string, n int, cfg PoolConfig, more ...grpc.Di
 	p, err := NewPool(target, n, cfg, more...)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		assert.NoError(t, p.Close(ctx))
 	})

@@ -54,12 +54,7 @@ func TestAStreamThatBeginsCountsOnce(t *testing.T) {
 	serve(t, ln, &tester{})
 	open := make(chan struct{})
 	p := newPool(t, ln.Addr().String(), 1, PoolConfig{Config: dialing(t, func(ctx context.Context, _ int) error {
-		select {
-		case <-open:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return opened(ctx, open)
 	})})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -303,6 +298,7 @@ func TestAPoolHeedsTheServersHealth(t *testing.T) {
 	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: Config{HealthCheck: true}, Trace: trace})
 	_, err := call(t.Context(), p)
 	require.NoError(t, err)
+	ready(t, p, 1)
 	h.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	require.True(t, eventually(5*time.Second, func() bool { return p.Stat().Ready == 0 }))
 	for range 4 {

@@ -2,6 +2,7 @@ package grpcclient
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +27,13 @@ func TestWhatIsInFlightWhenMaxConnDrainIsOverIsCutOff(t *testing.T) {
 			ln := listen(t)
 			serve(t, ln, s)
 			told, trace := newTraced()
+			goOn := make(chan struct{})
+			letGo := sync.OnceFunc(func() { close(goOn) })
+			defer letGo()
+			trace.ConnReplaced = func(r ConnReplaced) {
+				told.replaced <- r
+				<-goOn // before that there is no end, so that this may take as long as it likes
+			}
 			p := newPool(t, ln.Addr().String(), 1, PoolConfig{MaxConnDrain: 300 * time.Millisecond, Trace: trace}, opts...)
 			both, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(t.Context())
 			require.NoError(t, err)
@@ -41,6 +49,7 @@ func TestWhatIsInFlightWhenMaxConnDrainIsOverIsCutOff(t *testing.T) {
 			require.NoError(t, err, "it goes on")
 			cancel()
 			assert.Equal(t, codes.Canceled, status.Code(within(t, cancelled, 5*time.Second)), "by its caller")
+			letGo()
 			d := within(t, told.drained, 5*time.Second)
 			assert.Equal(t, 2, d.CutOff)
 			assert.GreaterOrEqual(t, d.Took, 300*time.Millisecond)

@@ -90,11 +90,14 @@ func TestAReplacementThatCannotBeMadeIsMadeLater(t *testing.T) {
 	held, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(t.Context())
 	require.NoError(t, err)
 	bad.Store(true)
+	require.True(t, eventually(5*time.Second, wasBad.Load))
+	for range len(told.replaced) { // it was old before that already
+		<-told.replaced
+	}
 	within(t, told.replaced, 5*time.Second)
 	require.NoError(t, held.CloseSend())
 	_, err = held.Recv()
 	require.Equal(t, io.EOF, err)
-	assert.True(t, wasBad.Load())
 	require.NoError(t, p.Close(t.Context()))
 }
 
@@ -142,12 +145,7 @@ func TestAConnectionThatIsSuspectAgainIsReplaced(t *testing.T) {
 			return nil
 		}
 		dialed <- struct{}{}
-		select {
-		case <-open:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return opened(ctx, open)
 	})})
 	_, err := call(t.Context(), p)
 	require.NoError(t, err)

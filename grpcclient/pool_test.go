@@ -2,6 +2,7 @@ package grpcclient
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"testing"
@@ -25,6 +26,7 @@ func TestAPoolGivesCallsThatOverlapToDifferentConnections(t *testing.T) {
 	for range 10 {
 		_, err := call(t.Context(), p)
 		require.NoError(t, err)
+		ready(t, p, 1)
 	}
 	assert.Equal(t, 1, p.Stat().Ready, "one after another needs one connection")
 	var asked []<-chan error
@@ -204,7 +206,16 @@ func outlives(t *testing.T, server []grpc.ServerOption, client []grpc.DialOption
 	ln := listen(t)
 	serve(t, ln, s, server...)
 	told, trace := newTraced()
-	p := newPool(t, ln.Addr().String(), 1, PoolConfig{MaxConnLifetime: 300 * time.Millisecond, MaxConnLifetimeJitter: -1, Trace: trace}, client...)
+	begun := make(chan struct{})
+	p := newPool(t, ln.Addr().String(), 1, PoolConfig{
+		MaxConnLifetime: 300 * time.Millisecond, MaxConnLifetimeJitter: -1, Trace: trace,
+		Config: dialing(t, func(ctx context.Context, attempt int) error {
+			if attempt == 1 {
+				return nil
+			}
+			return opened(ctx, begun) // all are in flight, however long that took
+		}),
+	}, client...)
 	c := testgrpc.NewTestServiceClient(p)
 
 	in, err := c.StreamingInputCall(t.Context())
@@ -224,11 +235,12 @@ func outlives(t *testing.T, server []grpc.ServerOption, client []grpc.DialOption
 		require.NoError(t, in.Send(&testgrpc.StreamingInputCallRequest{}))
 	}
 	talk()
+	close(begun)
 	r := within(t, told.replaced, 5*time.Second)
 	assert.False(t, r.Silent)
 	assert.Equal(t, 4, r.InFlight)
 	assert.GreaterOrEqual(t, r.Age, 300*time.Millisecond)
-	assert.Equal(t, 1, p.Stat().Draining)
+	assert.True(t, eventually(5*time.Second, func() bool { return p.Stat().Draining == 1 }), "a new one has no calls, and ends at once when it is old, too")
 	talk() // on the old one
 	_, err = call(t.Context(), p)
 	require.NoError(t, err)
@@ -300,10 +312,17 @@ func TestAConnectionStaysWhileNoOtherCanBeOpened(t *testing.T) {
 	ln := listen(t)
 	serve(t, ln, &tester{})
 	told, trace := newTraced()
-	p := newPool(t, ln.Addr().String(), 1, PoolConfig{MaxConnLifetime: 300 * time.Millisecond, Trace: trace})
+	p := newPool(t, ln.Addr().String(), 1, PoolConfig{
+		MaxConnLifetime: 300 * time.Millisecond, Trace: trace,
+		Config: dialing(t, func(_ context.Context, attempt int) error {
+			if attempt == 1 {
+				return nil
+			}
+			return errors.New("refused")
+		}),
+	})
 	both, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(t.Context())
 	require.NoError(t, err)
-	ln.Close()
 	require.True(t, eventually(5*time.Second, func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()

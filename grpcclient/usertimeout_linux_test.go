@@ -3,7 +3,7 @@ package grpcclient
 import (
 	"context"
 	"net"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +15,39 @@ import (
 
 	"github.com/holdfast-go/holdfast/dial"
 )
+
+// dialled are a ClientConn's connections: when the machine is slow there may have
+// been further attempts at the one that it has, which failed or were closed.
+type dialled struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (c *dialled) trace() *dial.Trace {
+	return &dial.Trace{DialDone: func(_ context.Context, d dial.DialDone) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if d.Err == nil {
+			c.conns = append(c.conns, d.Conn)
+		}
+	}}
+}
+
+// inspect tells the settings of the one that is open.
+func (c *dialled) inspect(t *testing.T) (s dial.Socket) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	open := 0
+	for _, conn := range c.conns {
+		if got, err := dial.Inspect(conn); err == nil {
+			s = got
+			open++
+		}
+	}
+	require.Equal(t, 1, open)
+	return s
+}
 
 // gRPC sets a user timeout on the connection that a dialer returns, after the
 // guard's dialer has raised its own.
@@ -39,9 +72,9 @@ func TestTheUserTimeoutInForceAfterTheHandshakeIsTheDialers(t *testing.T) {
 		} {
 			t.Run(name+", "+dialer, func(t *testing.T) {
 				t.Parallel()
-				var conn atomic.Value
+				var conns dialled
 				cfg := of.cfg
-				cfg.Trace = &dial.Trace{DialDone: func(_ context.Context, d dial.DialDone) { conn.Store(d.Conn) }}
+				cfg.Trace = conns.trace()
 				d, err := dial.New(cfg)
 				require.NoError(t, err)
 				t.Cleanup(func() { d.Close() })
@@ -54,8 +87,7 @@ func TestTheUserTimeoutInForceAfterTheHandshakeIsTheDialers(t *testing.T) {
 				serve(t, ln, &tester{}, server...)
 				_, err = call(t.Context(), newClient(t, ln.Addr().String(), Config{Dialer: d}, client...))
 				require.NoError(t, err)
-				s, err := dial.Inspect(conn.Load().(net.Conn))
-				require.NoError(t, err)
+				s := conns.inspect(t)
 				assert.Equal(t, of.want, s.UserTimeout)
 				assert.True(t, s.KeepAlive.Enable)
 			})
@@ -66,8 +98,8 @@ func TestTheUserTimeoutInForceAfterTheHandshakeIsTheDialers(t *testing.T) {
 // It is why the Timeout must be what it is.
 func TestGRPCSetsTheUserTimeoutToItsKeepaliveTimeout(t *testing.T) {
 	t.Parallel()
-	var conn atomic.Value
-	d, err := dial.New(dial.Config{Trace: &dial.Trace{DialDone: func(_ context.Context, d dial.DialDone) { conn.Store(d.Conn) }}})
+	var conns dialled
+	d, err := dial.New(dial.Config{Trace: conns.trace()})
 	require.NoError(t, err)
 	t.Cleanup(func() { d.Close() })
 	ln := listen(t)
@@ -75,7 +107,5 @@ func TestGRPCSetsTheUserTimeoutToItsKeepaliveTimeout(t *testing.T) {
 	cc := newClient(t, ln.Addr().String(), Config{Dialer: d}, grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Hour, Timeout: 7 * time.Second}))
 	_, err = call(t.Context(), cc)
 	require.NoError(t, err)
-	s, err := dial.Inspect(conn.Load().(net.Conn))
-	require.NoError(t, err)
-	assert.Equal(t, 7*time.Second, s.UserTimeout)
+	assert.Equal(t, 7*time.Second, conns.inspect(t).UserTimeout)
 }
