@@ -20,10 +20,16 @@ func serve() net.Listener {
 		panic(err)
 	}
 	go func() {
+		var conns []net.Conn // which garbage collection would close
 		for {
-			if _, err := ln.Accept(); err != nil {
-				return
+			c, err := ln.Accept()
+			if err != nil {
+				break
 			}
+			conns = append(conns, c)
+		}
+		for _, c := range conns {
+			c.Close()
 		}
 	}()
 	return ln

@@ -255,9 +255,10 @@ func TestTheCanarySaysWhenNobodyAnswers(t *testing.T) {
 	d := newDialer(t, Config{})
 	_, err := d.canary(t.Context(), "tcp", closedPort(t))
 	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	hole := blackHole(t, "127.0.0.1", 0)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_, err = d.canary(ctx, "tcp", blackHole(t, "127.0.0.1", 0))
+	_, err = d.canary(ctx, "tcp", hole)
 	var ne net.Error
 	require.ErrorAs(t, err, &ne)
 	assert.True(t, ne.Timeout())

@@ -275,22 +275,29 @@ func TestConnStateHooksAreJoined(t *testing.T) {
 
 func TestTheCanaryDialsAsTheConfigSays(t *testing.T) {
 	addr := echoServer(t, listen(t, "tcp4", "127.0.0.1:0"))
-	local := listen(t, "tcp4", "127.0.0.1:0")
-	port := local.Addr().(*net.TCPAddr).Port
-	local.Close()
 	var hooks, controls int
-	d := newDialer(t, Config{
-		LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port},
-		Control:   func(context.Context, string, string, syscall.RawConn) error { controls++; return nil },
+	cfg := Config{
+		Control: func(context.Context, string, string, syscall.RawConn) error { controls++; return nil },
 		Trace: &Trace{
 			DialStart:    func(ctx context.Context, _ DialStart) context.Context { hooks++; return ctx },
 			ConnectStart: func(context.Context, ConnectStart) { hooks++ },
 		},
-	})
-	c, err := d.DialContext(t.Context(), "tcp", addr)
+	}
+	var d *Dialer
+	var c net.Conn
+	var err error
+	for range 20 { // the port may be somebody else's meanwhile
+		local := listen(t, "tcp4", "127.0.0.1:0")
+		cfg.LocalAddr = local.Addr().(*net.TCPAddr)
+		local.Close()
+		d = newDialer(t, cfg)
+		if c, err = d.DialContext(t.Context(), "tcp", addr); err == nil {
+			break
+		}
+	}
 	require.NoError(t, err)
 	defer c.Close()
-	require.Equal(t, port, c.LocalAddr().(*net.TCPAddr).Port)
+	require.Equal(t, cfg.LocalAddr.String(), c.LocalAddr().String())
 	controls, hooks = 0, 0
 
 	canary, err := d.policy.Config().Dial(t.Context(), "tcp", addr)

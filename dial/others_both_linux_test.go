@@ -68,8 +68,8 @@ func bothWait(t *testing.T, secure bool, closed time.Duration, cfg Config, fault
 		return v.State == health.SlowReader
 	})
 	<-time.After(closed)
-	begin := time.Now()
 	fault(o)
+	begin := time.Now()
 	told := map[string]int{}
 	for range 2 * n {
 		select {

@@ -45,8 +45,8 @@ func lostIdle(t *testing.T, k kind, n int) {
 	meet(t, c, url, n)
 	dialed, _ := o.count()
 	require.Equal(t, n, dialed)
-	lost := time.Now()
 	o.ForgetNAT()
+	lost := time.Now()
 	for _, d := range o.died(t, n, lost, o.lost(t, othersFresh+3*time.Second)) {
 		o.lostFlow(t, d.Cause)
 		assert.True(t, d.Severed)
@@ -71,8 +71,8 @@ func lostInUse(t *testing.T, k kind, n int) {
 	c, url := o.client(t, k)
 	c.Transport.(*http.Transport).MaxIdleConnsPerHost = n
 	meet(t, c, url, n)
-	lost := time.Now()
 	o.ForgetNAT()
+	lost := time.Now()
 	failed, succeeded := 0, 0
 	for succeeded < 2*n || time.Since(lost) < othersFresh+3*time.Second {
 		ms, err := get(t, c, url)
@@ -114,8 +114,8 @@ func lostInFlight(t *testing.T, k kind, arrives bool) {
 		asked = after(ask)
 		<-arrived
 	}
-	lost := time.Now()
 	o.ForgetNAT()
+	lost := time.Now()
 	if !arrives {
 		asked = after(ask)
 	}
@@ -157,8 +157,8 @@ func lostHijacked(t *testing.T) {
 	gone := open(url)
 	kept := open("http://" + o.Servers[1].Addr(labPort))
 	read := after(func() error { _, err := gone.Read(make([]byte, 1)); return err })
-	lost := time.Now()
 	o.Server.ForgetNAT()
+	lost := time.Now()
 	o.endsWithin(t, read, lost, o.lost(t, othersFresh+3*time.Second))
 	o.lostFlow(t, o.died(t, 1, lost, othersWithin+slack)[0].Cause)
 	say(kept)
@@ -237,8 +237,8 @@ func lostRequests(t *testing.T) {
 	}
 	poll(5*time.Second, func() bool { return h.executed() == 2*n })
 	require.Equal(t, 2*n, h.executed())
-	lost := time.Now()
 	o.ForgetNAT()
+	lost := time.Now()
 	close(h.let)
 	for range n {
 		require.NoError(t, <-gets)
@@ -383,8 +383,8 @@ func cutBody(t *testing.T, upload bool, within time.Duration, fault func(*others
 	require.NoError(t, err)
 	var got []byte
 	read := after(func() (err error) { got, err = io.ReadAll(r); return err })
-	begin := time.Now()
 	fault(o)
+	begin := time.Now()
 	o.endsWithin(t, read, begin, within)
 	assert.Equal(t, part, string(got))
 }

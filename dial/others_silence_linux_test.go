@@ -25,8 +25,8 @@ func TestWhoWaitsForAReplyOnASilentPathIsToldInTime(t *testing.T) {
 			c := o.dial(t)
 			talk(t, c)
 			read := after(func() error { _, err := c.Read(make([]byte, 1)); return err })
-			begin := time.Now()
 			o.Drop()
+			begin := time.Now()
 			o.endsWithin(t, read, begin, othersWithin+slack)
 		},
 		"a read with package net alone": func(t *testing.T) {
@@ -52,8 +52,8 @@ func TestWhoWaitsForAReplyOnASilentPathIsToldInTime(t *testing.T) {
 			c, url := o.client(t, k)
 			asked := after(post(t, c, url))
 			<-arrived
-			begin := time.Now()
 			o.Drop()
+			begin := time.Now()
 			o.endsWithin(t, asked, begin, othersWithin+slack)
 		}
 	}
@@ -73,8 +73,8 @@ func TestASlowReaderMayTakeItsTimeAndADeadOneNot(t *testing.T) {
 			poll(5*time.Second, func() bool { v, _ := o.d.Guard().View(c); return v.State == health.SlowReader })
 			v, _ := o.d.Guard().View(c)
 			require.Equal(t, health.SlowReader, v.State)
-			begin := time.Now()
 			o.Drop()
+			begin := time.Now()
 			o.endsWithin(t, written, begin, othersWithin+slack)
 		},
 		"dead with an open window": func(t *testing.T) {
@@ -84,8 +84,8 @@ func TestASlowReaderMayTakeItsTimeAndADeadOneNot(t *testing.T) {
 			c := o.dial(t)
 			written := after(func() error { _, err := io.Copy(c, endless{}); return err })
 			poll(5*time.Second, func() bool { return deaf.Received() > 1<<20 })
-			begin := time.Now()
 			o.Drop()
+			begin := time.Now()
 			o.endsWithin(t, written, begin, othersWithin+slack)
 		},
 	}
@@ -105,8 +105,8 @@ func TestASlowReaderMayTakeItsTimeAndADeadOneNot(t *testing.T) {
 				return err
 			})
 			<-arrived
-			begin := time.Now()
 			o.Drop()
+			begin := time.Now()
 			o.endsWithin(t, asked, begin, othersWithin+slack)
 		}
 	}

@@ -162,11 +162,15 @@ func newDialer(t testing.TB, cfg Config) *Dialer {
 	return d
 }
 
-// closedPort returns an address that nothing listens on.
+// closedPort returns an address that nothing listens on. It is that of a
+// connection's dialled end, so that nobody else takes it before the test ends.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Cleanup(func() { ln.Close() })
+	c, err := net.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c.LocalAddr().String()
 }
