@@ -65,7 +65,7 @@ func labGuard(t *testing.T, lab *netlab.Lab) *health.Guard {
 
 // since is how much time of this machine's has passed.
 func (p labPool) since(began time.Time) time.Duration {
-	return time.Since(began) - p.clock.Lost(began)
+	return time.Since(began) - p.clock.Delayed(began)
 }
 
 // requireGone waits for n connections to leave the pool for a path's sake.

@@ -11,9 +11,13 @@ type Clock struct {
 	mu     sync.Mutex
 	last   time.Time // when it ticked
 	stalls []stall
+	delays []stall // too short to be stalls
 }
 
-const clockTick = 10 * time.Millisecond
+const (
+	clockTick  = 10 * time.Millisecond
+	clockDelay = 2 * time.Millisecond // what is shorter is no delay
+)
 
 // stall is a time in which this process stood still.
 type stall struct {
@@ -47,18 +51,34 @@ func (c *Clock) run(end <-chan struct{}) {
 }
 
 func (c *Clock) note(now time.Time) {
-	if d := now.Sub(c.last); d > 3*clockTick {
-		c.stalls = append(c.stalls, stall{now, d - clockTick})
+	switch d := now.Sub(c.last) - clockTick; {
+	case d > 2*clockTick:
+		c.stalls = append(c.stalls, stall{now, d})
+	case d > clockDelay:
+		c.delays = append(c.delays, stall{now, d})
 	}
 	c.last = now
 }
 
 // Lost returns for how long this process has stood still since then.
-func (c *Clock) Lost(since time.Time) (lost time.Duration) {
+func (c *Clock) Lost(since time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.note(time.Now()) // who asks may have been woken first
-	for _, s := range c.stalls {
+	return sum(c.stalls, since)
+}
+
+// Delayed is Lost, and for how long this process has waited besides for its turn
+// on a processor that it shares, a few milliseconds at a time.
+func (c *Clock) Delayed(since time.Time) time.Duration {
+	lost := c.Lost(since)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return lost + sum(c.delays, since)
+}
+
+func sum(stalls []stall, since time.Time) (lost time.Duration) {
+	for _, s := range stalls {
 		if s.end.After(since) {
 			lost += min(s.took, s.end.Sub(since))
 		}

@@ -18,3 +18,18 @@ func TestAClockCountsWhatIsLostSinceThen(t *testing.T) {
 	c = &Clock{last: t0.Add(-time.Minute)}
 	require.Greater(t, c.Lost(t0.Add(-30*time.Second)), 29*time.Second, "it has not ticked since")
 }
+
+func TestAClockKnowsDelaysThatAreNoLoss(t *testing.T) {
+	c := &Clock{last: time.Now().Add(time.Hour)} // no tick comes between
+	t0 := c.last
+	at := func(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) }
+	for _, ms := range []int{11, 27, 37, 87} {
+		c.note(at(ms))
+	}
+	require.Equal(t, 40*time.Millisecond, sum(c.stalls, t0))
+	require.Equal(t, 6*time.Millisecond, sum(c.delays, t0))
+	require.Zero(t, sum(c.delays, at(27)))
+	c = &Clock{last: time.Now(), delays: c.delays, stalls: c.stalls}
+	require.Equal(t, 46*time.Millisecond, c.Delayed(t0))
+	require.Equal(t, 40*time.Millisecond, c.Lost(t0))
+}
