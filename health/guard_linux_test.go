@@ -238,6 +238,8 @@ func TestCallbacksComeInTheOrderOfTheDeaths(t *testing.T) {
 	receive(t, begun, "the callback that holds the others up")
 	for i := range n {
 		require.NoError(t, peers[i].Close())
+		// A busy kernel may deliver the next one's first.
+		eventually(t, "the FIN", func() bool { return sniffed(watches[i]) != nil })
 	}
 	close(release)
 	receive(t, done, "all callbacks")
@@ -387,6 +389,9 @@ func TestWatchingLeavesHTTPConnectionsAlone(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 	}
-	require.Len(t, watched, 1, "it was reused")
-	require.NoError(t, g.Cause(watched[0]))
+	// A transport that isn't told in 50 ms that all was written dials again.
+	require.Less(t, len(watched), 10, "they were reused")
+	for _, c := range watched {
+		require.NoError(t, g.Cause(c))
+	}
 }

@@ -47,12 +47,14 @@ func (g *Guard) used() int {
 	return len(g.table.byTCP) + len(g.table.byUnix)
 }
 
-// watch watches c and returns a channel that receives each callback.
+// watch watches c and returns a channel that receives each callback. It keeps the
+// Watch until the test ends, which the Guard doesn't.
 func watch(t testing.TB, g *Guard, c net.Conn) (*Watch, <-chan *Watch) {
 	t.Helper()
 	died := make(chan *Watch, 10)
 	w, err := g.Watch(c, nil, func(w *Watch) { died <- w })
 	require.NoError(t, err)
+	t.Cleanup(func() { runtime.KeepAlive(w) })
 	return w, died
 }
 

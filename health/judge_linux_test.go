@@ -115,12 +115,12 @@ func TestAResetInAnswerToTheLastProbeIsAReset(t *testing.T) {
 	t.Parallel()
 	lab := netlab.New(t)
 	c, _ := distant(t, lab)
-	options(t, c, func(fd uintptr) error {
-		return sockopt.SetKeepAlive(fd, sockopt.KeepAlive{Enable: true, Idle: time.Second, Interval: 9 * time.Second, Count: 1})
-	})
 	g := newGuard(t, GuardConfig{})
 	w, died := watch(t, g, c)
 	lab.Server.Reboot()
+	options(t, c, func(fd uintptr) error { // not before, or the probe may be lost in a slow reboot
+		return sockopt.SetKeepAlive(fd, sockopt.KeepAlive{Enable: true, Idle: time.Second, Interval: 9 * time.Second, Count: 1})
+	})
 	receive(t, died, "the callback")
 	assert.Equal(t, syscall.ECONNRESET, w.Cause())
 }
