@@ -85,14 +85,14 @@ func restart(t *testing.T, k kind, reset bool) {
 	r := newRestartable(t, k, pause)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	o, begun := &outcome{}, time.Now()
+	o := &outcome{begun: time.Now()}
 	stop := make(chan struct{})
 	for range restartWorkers {
 		wg.Go(func() {
 			for {
 				took, err := get(t.Context(), r.client, r.url)
 				mu.Lock()
-				o.add(begun, took, err)
+				o.add(took, err)
 				mu.Unlock()
 				select {
 				case <-stop:

@@ -1,29 +1,19 @@
 package httpclient
 
 import (
-	"context"
 	"io"
-	"net"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 )
 
 func TestAServerThatClosesAfterEachResponseIsNotKeptAwayFromAfterARestart(t *testing.T) {
-	addr := refusing(t)
+	addr, listen := refusingUntil(t)
 	c := clientOf(t, nil)
-	ctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
-	defer cancel()
-	failing(t, c, newReq(t, "GET", "http://"+addr, nil).WithContext(ctx))
-	failures := onlyHost(t, c).Conns.OpenFailures
-	assert.Positive(t, failures)
+	failing(t, c, newReq(t, "GET", "http://"+addr, nil).WithContext(untilOpeningFails(t, c, 3)))
 
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Skip("the port was taken:", err)
-	}
+	l := listen()
 	s := unstarted(false, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 		_, _ = io.WriteString(w, "ok")

@@ -83,6 +83,7 @@ func TestARequestIsCanceledWhileItWaitsInTheQueue(t *testing.T) {
 		s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 1}
 		start(t, s, h2)
 		c := clientOf(t, s, patient)
+		fetch(t, c, s.URL) // so that the limit of streams is known
 		var wg sync.WaitGroup
 		wg.Go(func() { fetch(t, c, s.URL+"/wait") })
 		<-arrived

@@ -128,9 +128,9 @@ func fetch(t testing.TB, rt http.RoundTripper, url string) string {
 func tcpServer(t testing.TB, serve func(c net.Conn, n int)) (addr string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	var wg sync.WaitGroup
+	var accepting, wg sync.WaitGroup
 	var conns sync.Map
-	wg.Go(func() {
+	accepting.Go(func() {
 		for n := 1; ; n++ {
 			c, err := l.Accept()
 			if err != nil {
@@ -145,6 +145,7 @@ func tcpServer(t testing.TB, serve func(c net.Conn, n int)) (addr string) {
 	})
 	t.Cleanup(func() {
 		l.Close()
+		accepting.Wait()
 		conns.Range(func(c, _ any) bool { c.(net.Conn).Close(); return true })
 		wg.Wait()
 	})

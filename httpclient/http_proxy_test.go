@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -122,10 +123,8 @@ func TestAProxyThatRefusesIsNamedInTheError(t *testing.T) {
 	} {
 		resp, _ := send(t, c, newReq(t, "GET", "http://name.test", nil))
 		assert.Equal(t, http.StatusProxyAuthRequired, resp.StatusCode)
-		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
-		defer cancel()
 		body := bodyOf("x")
-		err := failing(t, c, newReq(t, "POST", "https://name.test", body).WithContext(ctx))
+		err := failing(t, c, newReq(t, "POST", "https://name.test", body).WithContext(untilOpeningFails(t, c, 1)))
 		assert.ErrorContains(t, err, "Proxy Authentication Required")
 		assert.ErrorContains(t, err, "via "+s.URL)
 		body.closedOnce(t)
@@ -163,6 +162,10 @@ func TestTheProxiesOfTheEnvironmentAreHonoured(t *testing.T) {
 }
 
 func inEnvironment(t *testing.T) {
+	// No name is looked up anywhere, which could take as long as it likes.
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("no names here")
+	}}
 	for _, theirs := range []*http.Transport{nil, http.DefaultTransport.(*http.Transport).Clone()} {
 		levels(t, theirs, func(t *testing.T, rt http.RoundTripper) {
 			for _, u := range []string{"http://proxied.invalid/", "http://inside.invalid:8081/"} {
@@ -178,7 +181,7 @@ func inEnvironment(t *testing.T) {
 				}
 				return strings.Contains(err.Error(), "Bad Gateway")
 			}
-			assert.True(t, proxied("https://proxied.invalid"))
+			assert.True(t, eventually(patience, func() bool { return proxied("https://proxied.invalid") }))
 			for _, u := range []string{"http://direct.invalid/", "https://direct.invalid/", "http://a.inside.invalid:8080/"} {
 				assert.False(t, proxied(u), u)
 			}

@@ -161,6 +161,7 @@ func (l *lab) fill(t *testing.T, rt http.RoundTripper, n int) {
 
 // outcome is what came of some requests.
 type outcome struct {
+	begun    time.Time // the first request
 	requests int
 	failed   []error
 	first    time.Duration // from the first request's begin to the first success
@@ -176,23 +177,23 @@ func (o *outcome) String() string {
 	return s
 }
 
-func (o *outcome) add(begun time.Time, took time.Duration, err error) {
+func (o *outcome) add(took time.Duration, err error) {
 	o.requests++
 	o.slowest = max(o.slowest, took)
 	if err != nil {
 		o.failed = append(o.failed, err)
 	} else if o.first == 0 {
-		o.first = time.Since(begun)
+		o.first = time.Since(o.begun)
 	}
 }
 
 // inTurn makes GETs one after another until n have succeeded.
 func (l *lab) inTurn(t *testing.T, rt http.RoundTripper, path string, n int) *outcome {
 	t.Helper()
-	o := &outcome{}
-	for begun := time.Now(); o.requests-len(o.failed) < n && time.Since(begun) < time.Minute; {
+	o := &outcome{begun: time.Now()}
+	for o.requests-len(o.failed) < n && time.Since(o.begun) < time.Minute {
 		took, err := get(t.Context(), rt, l.url+path)
-		o.add(begun, took, err)
+		o.add(took, err)
 	}
 	require.Equal(t, n, o.requests-len(o.failed), "%v", o)
 	return o
@@ -203,13 +204,13 @@ func (l *lab) atOnce(t *testing.T, rt http.RoundTripper, path string, n int) *ou
 	t.Helper()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	o, begun := &outcome{}, time.Now()
+	o := &outcome{begun: time.Now()}
 	for range n {
 		wg.Go(func() {
 			took, err := get(t.Context(), rt, l.url+path)
 			mu.Lock()
 			defer mu.Unlock()
-			o.add(begun, took, err)
+			o.add(took, err)
 		})
 	}
 	wg.Wait()

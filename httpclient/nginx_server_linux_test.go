@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -132,12 +133,18 @@ func (n *nginx) atLeast(version ...int) bool {
 	return true
 }
 
+var givenPorts sync.Map
+
 // freePorts returns ports below those that the kernel gives to outgoing
-// connections: they must be free again after a restart.
+// connections: they must be free again after a restart. No port is given twice,
+// since nginx listens only later.
 func freePorts(t *testing.T, count int) (ports []int) {
 	t.Helper()
 	for range 1000 {
 		port := 15000 + mathrand.IntN(15000)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
 		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue

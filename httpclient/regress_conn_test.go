@@ -208,8 +208,8 @@ func TestAKeepAliveHeadersLimitIsObeyed(t *testing.T) {
 	if time.Since(begun) < time.Second {
 		assert.EqualValues(t, 1, onlyHost(t, c).Conns.Opened)
 	}
-	last := time.Now()
 	fetch(t, c, "http://"+addr)
+	last := time.Now()
 	require.True(t, eventually(patience, func() bool { return time.Since(last) > 1100*time.Millisecond }))
 	before := onlyHost(t, c).Conns.Opened
 	fetch(t, c, "http://"+addr)

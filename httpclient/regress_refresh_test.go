@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-go/holdfast/internal/netlab"
 )
 
 // aRefresh is by when connections are replaced whose address has changed: the
@@ -20,6 +22,7 @@ const aRefresh = minRefreshPeriod + sweepEvery + time.Second
 // moving is a Client under load for a name that leads to one of twins.
 type moving struct {
 	*twins
+	clock  *netlab.Clock
 	names  *nameServer
 	client *Client
 	moved  atomic.Int64
@@ -27,7 +30,7 @@ type moving struct {
 }
 
 func newMoving(t testing.TB, k kind) *moving {
-	m := &moving{twins: newTwins(t, k)}
+	m := &moving{twins: newTwins(t, k), clock: netlab.NewClock(t)}
 	m.names = newNameServer(t, m.addr[0])
 	m.client = newClient(t, k, Config{
 		Dialer:        m.names.dialer(t),
@@ -42,8 +45,10 @@ func newMoving(t testing.TB, k kind) *moving {
 func (m *moving) move(t testing.TB, from, to int) {
 	t.Helper()
 	m.names.set(m.addr[to])
-	assert.True(t, eventually(allowed(aRefresh), func() bool { return m.open[from].Load() == 0 && m.open[to].Load() > 0 }),
+	begun := time.Now()
+	assert.True(t, eventually(patience, func() bool { return m.open[from].Load() == 0 && m.open[to].Load() > 0 }),
 		"%d connections to the old address, %d to the new one", m.open[from].Load(), m.open[to].Load())
+	assert.LessOrEqual(t, time.Since(begun), allowed(aRefresh)+m.clock.Lost(begun))
 }
 
 func TestConnectionsFollowTheirNameThereAndBackAndNoRequestFails(t *testing.T) {
@@ -71,7 +76,12 @@ func TestALookupThatFailsChangesNothing(t *testing.T) {
 		require.True(t, eventually(patience, func() bool { return l.done.Load() > 100 }))
 		m.names.set() // it fails from now on
 		failures := m.names.failures.Load()
-		before := onlyHost(t, m.client).Conns.Opened
+		var before int64
+		require.True(t, eventually(patience, func() bool { // what was looked up earlier may still be opened
+			s := onlyHost(t, m.client).Conns
+			before = s.Opened
+			return s.Opening == 0
+		}))
 		require.True(t, eventually(patience, func() bool { return m.names.failures.Load() > failures }), "there was no lookup")
 		assert.True(t, stays(200*time.Millisecond, func() bool { return m.open[0].Load() > 0 }))
 		l.failsNone(t)

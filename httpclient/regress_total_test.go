@@ -123,9 +123,16 @@ func TestSparesAndTheTotalLimitComeToRest(t *testing.T) {
 	for _, u := range urls {
 		assert.NoError(t, try(t.Context(), c, u))
 	}
-	before := servers.opened.Load()
-	assert.True(t, stays(5*spareEvery, func() bool { return servers.opened.Load() <= before+1 }),
-		"%d connections were opened for nobody", servers.opened.Load()-before)
+	// By the Client's numbers: a server may be late to accept.
+	opened := func() (n int64) {
+		for _, h := range c.Stat().Hosts {
+			n += h.Conns.Opened
+		}
+		return n
+	}
+	before := opened()
+	assert.True(t, stays(5*spareEvery, func() bool { return opened() <= before+1 }),
+		"%d connections were opened for nobody", opened()-before)
 }
 
 func TestWaitingForASlotOfMaxConnsIsNoFailedOpen(t *testing.T) {
@@ -135,14 +142,14 @@ func TestWaitingForASlotOfMaxConnsIsNoFailedOpen(t *testing.T) {
 				t.Parallel()
 				held := newHolding(t)
 				busy, free := serverOf(t, h2, held.ServeHTTP), serverOf(t, h2, newHolding(t).ServeHTTP)
-				const open = 200 * time.Millisecond
+				const open = 2 * time.Second // enough for the opening itself on any machine
 				c := clientOf(t, busy, func(cfg *Config) {
 					cfg.MaxConns, cfg.OpenTimeout, cfg.FailFast = 1, open, failFast
 				})
 				hold(t, c, busy.URL, 1)
 				waiting := after(func() error { return try(t.Context(), c, free.URL) })
 				waitFor(t, c, 1)
-				assert.True(t, stays(4*open, func() bool { return len(waiting) == 0 }))
+				assert.True(t, stays(open+10*roomEvery, func() bool { return len(waiting) == 0 }))
 				for _, h := range c.Stat().Hosts {
 					assert.Zero(t, h.Conns.OpenFailed, h.Host)
 				}
