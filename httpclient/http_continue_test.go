@@ -112,7 +112,7 @@ func TestAnEarlyResponseArrivesWhileTheBodyIsStillBeingSent(t *testing.T) {
 			w.WriteHeader(http.StatusForbidden)
 			_, _ = io.WriteString(w, "no")
 		})
-		c := clientOf(t, s)
+		c := uncalmClientOf(t, s)
 		for range 3 {
 			body := &countedBody{Reader: endless{}}
 			resp, got := send(t, c, newReq(t, "POST", s.URL, body))

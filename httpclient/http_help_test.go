@@ -57,9 +57,17 @@ func trustOf(s *httptest.Server) *http.Transport {
 	return t
 }
 
-// clientOf returns a Client for s. When the test ends no request may be left, nor
-// any connection in use.
+// clientOf returns a calm Client for s. When the test ends no request may be left,
+// nor any connection in use.
 func clientOf(t testing.TB, s *httptest.Server, change ...func(*Config)) *Client {
+	c := uncalmClientOf(t, s, change...)
+	calm(c.inner)
+	return c
+}
+
+// uncalmClientOf is clientOf for servers that answer before they have read the
+// request.
+func uncalmClientOf(t testing.TB, s *httptest.Server, change ...func(*Config)) *Client {
 	cfg := Config{Transport: trustOf(s)}
 	for _, f := range change {
 		f(&cfg)

@@ -154,6 +154,8 @@ func TestTheHooksOfHTTPTraceAreCalledAsByDefault(t *testing.T) {
 		ours := transportOf(t, theirs)
 		standard := theirs.Clone()
 		defer standard.CloseIdleConnections()
+		calm(ours)
+		calm(standard)
 		want := traced(t, standard, url)
 		assert.Equal(t, want, traced(t, ours, url))
 

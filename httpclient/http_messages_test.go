@@ -194,7 +194,7 @@ func TestABodyLargerThanTheWindowIsSentAndReceived(t *testing.T) {
 			}
 			_, _ = io.Copy(w, r.Body)
 		})
-		c := clientOf(t, s)
+		c := uncalmClientOf(t, s)
 		const size = 20 << 20
 		body := &countedBody{Reader: io.LimitReader(endless{}, size)}
 		req := newReq(t, "POST", s.URL, body)

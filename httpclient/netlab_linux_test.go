@@ -85,6 +85,7 @@ func newLab(t *testing.T, k kind, net netlab.Config, h http.Handler, cfg Config)
 	}
 	l.client = newClient(t, k, cfg)
 	l.client.inner.DialContext = l.Client.Dialer(l.client.inner.DialContext)
+	calm(l.client.inner)
 	return l
 }
 
@@ -94,6 +95,7 @@ func (l *lab) transport(t *testing.T) *http.Transport {
 	tr, err := NewTransport(TransportConfig{Dialer: l.d, Transport: trusting(l.k)})
 	require.NoError(t, err)
 	tr.DialContext = l.Client.Dialer(tr.DialContext)
+	calm(tr)
 	t.Cleanup(tr.CloseIdleConnections)
 	return tr
 }

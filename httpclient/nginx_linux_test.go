@@ -62,6 +62,7 @@ func TestAnAnnouncedKeepAliveTimeoutIsLearnt(t *testing.T) {
 		defer mu.Unlock()
 		closed[d.Reason]++
 	}}})
+	calm(c.inner)
 	ask := func() (reused bool) {
 		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.urls["HTTP/1.1"], nil)
@@ -292,6 +293,7 @@ func TestWhatNginxCompressesArrivesPlain(t *testing.T) {
 		content := bytes.Repeat([]byte("holdfast"), 64<<10)
 		require.NoError(t, os.WriteFile(filepath.Join(n.dir, "www", "file"), content, 0o644))
 		c := n.client(t, protocol, Config{})
+		calm(c.inner)
 		for range 20 {
 			ctx, cancel := context.WithTimeout(t.Context(), nginxTimeout)
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.urls[protocol]+"/file", nil)

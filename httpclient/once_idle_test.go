@@ -80,6 +80,7 @@ func TestNoGETFailsWhenTheServerAlwaysClosesFirst(t *testing.T) {
 			serveOn(t, http1, closesEarly{ln, reset}, &http.Server{Handler: ex})
 			url := urlOf(http1, ln.Addr().String())
 			c := newClient(t, http1, Config{})
+			calm(c.inner)
 			for range n {
 				_, err := get(t.Context(), c, url)
 				require.NoError(t, err)

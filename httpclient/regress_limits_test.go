@@ -37,6 +37,7 @@ func TestConnectionsAreReplacedByAgeUnderLoadAndNoRequestFails(t *testing.T) {
 				}
 			}},
 		})
+		calm(c.inner)
 		traffic := begin(t, c, urlOf(k, l.Addr().String()), 8)
 		assert.True(t, eventually(patience, func() bool {
 			mu.Lock()

@@ -37,6 +37,7 @@ func newMoving(t testing.TB, k kind) *moving {
 		RefreshPeriod: minRefreshPeriod,
 		Trace:         &Trace{Moved: func(v Moved) { m.moved.Add(int64(v.Conns)) }},
 	})
+	calm(m.client.inner)
 	m.url = urlOf(k, net.JoinHostPort("service.test", strconv.Itoa(m.port)))
 	return m
 }

@@ -25,6 +25,31 @@ type late struct {
 
 func (l late) Deadline() (time.Time, bool) { return l.at, true }
 
+// waitsWithDeadline has a request wait for a connection with a deadline that is not
+// over before it does so.
+func waitsWithDeadline(t *testing.T, c *Client, url string, isLate bool) (deadline time.Time, one <-chan error) {
+	for within := 300 * time.Millisecond; within < 2*patience; within *= 2 {
+		deadline = time.Now().Add(within)
+		ctx, cancel := context.WithCancel(t.Context())
+		t.Cleanup(cancel)
+		if isLate {
+			ctx = late{ctx, deadline}
+		} else {
+			var stop context.CancelFunc
+			ctx, stop = context.WithDeadline(ctx, deadline)
+			t.Cleanup(stop)
+		}
+		one = after(func() error { return try(ctx, c, url) })
+		if eventually(within/2, func() bool { return onlyHost(t, c).Waiting == 1 }) {
+			return deadline, one
+		}
+		cancel()
+		<-one
+	}
+	require.FailNow(t, "it doesn't wait")
+	return deadline, one
+}
+
 func TestTheDeadlineOfOneRequestFailsNoOther(t *testing.T) {
 	for _, isLate := range []bool{false, true} {
 		for _, h2 := range []bool{false, true} {
@@ -34,14 +59,7 @@ func TestTheDeadlineOfOneRequestFailsNoOther(t *testing.T) {
 				s := serverOf(t, h2, held.ServeHTTP)
 				c := clientOf(t, s, func(cfg *Config) { cfg.MaxConnsPerHost, cfg.MaxConnRequests = 1, 1 })
 				hold(t, c, s.URL, 1)
-				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-				defer cancel()
-				deadline, _ := ctx.Deadline()
-				if isLate {
-					ctx = late{t.Context(), deadline}
-				}
-				one := after(func() error { return try(ctx, c, s.URL) })
-				waitFor(t, c, 1)
+				deadline, one := waitsWithDeadline(t, c, s.URL, isLate)
 				var wg sync.WaitGroup
 				for range 10 {
 					wg.Go(func() { assert.Equal(t, "ok", fetch(t, c, s.URL)) })
