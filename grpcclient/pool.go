@@ -108,6 +108,11 @@ func (p *Pool) Invoke(ctx context.Context, method string, args, reply any, opts 
 // looking at the calls, can't both miss each other.
 func (p *Pool) hold(c *conn) bool {
 	c.calls.Add(1)
+	return p.held(c)
+}
+
+// held is hold for a call that was counted already.
+func (p *Pool) held(c *conn) bool {
 	if c.retired.Load() || p.closed.Load() {
 		p.release(c)
 		return false

@@ -37,6 +37,17 @@ func dialing(t *testing.T, before func(ctx context.Context, attempt int) error) 
 	return Config{Dialer: d}
 }
 
+// dialingOnce is dialing for attempts after the first, which is left alone.
+func dialingOnce(t *testing.T, before func(ctx context.Context) error) Config {
+	t.Helper()
+	return dialing(t, func(ctx context.Context, attempt int) error {
+		if attempt == 1 {
+			return nil
+		}
+		return before(ctx)
+	})
+}
+
 // opened waits until attempts may go on.
 func opened(ctx context.Context, open <-chan struct{}) error {
 	select {
@@ -59,12 +70,7 @@ func TestNoCallFailsOrWaitsForAConnectionThatIsNotThereWhileAnotherIs(t *testing
 			clock := netlab.NewClock(t)
 			ln := listen(t)
 			serve(t, ln, &tester{})
-			p := newPool(t, ln.Addr().String(), 3, PoolConfig{Config: dialing(t, func(ctx context.Context, attempt int) error {
-				if attempt == 1 {
-					return nil
-				}
-				return dial(ctx)
-			})})
+			p := newPool(t, ln.Addr().String(), 3, PoolConfig{Config: dialingOnce(t, dial)})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			_, err := testgrpc.NewTestServiceClient(p).FullDuplexCall(ctx)
@@ -99,10 +105,7 @@ func TestAStreamWaitsForAConnectionOfItsOwnOnce(t *testing.T) {
 	clock := netlab.NewClock(t)
 	ln := listen(t)
 	serve(t, ln, &tester{})
-	p := newPool(t, ln.Addr().String(), 6, PoolConfig{Config: dialing(t, func(ctx context.Context, attempt int) error {
-		if attempt == 1 {
-			return nil
-		}
+	p := newPool(t, ln.Addr().String(), 6, PoolConfig{Config: dialingOnce(t, func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	})})
@@ -181,11 +184,11 @@ func TestACallGoesToAConnectionThatIsBeingOpenedRatherThanToOneThatFailed(t *tes
 func TestAStreamPrefersAConnectionThatOpensSlowlyToOneThatFailed(t *testing.T) {
 	t.Parallel()
 	c := &conn{}
-	ready := c.load(connectivity.Ready, wish{stream: true})
-	failed := c.load(connectivity.TransientFailure, wish{stream: true})
-	waited := c.load(connectivity.Connecting, wish{stream: true, waited: true})
+	ready := c.load(0, connectivity.Ready, wish{stream: true})
+	failed := c.load(0, connectivity.TransientFailure, wish{stream: true})
+	waited := c.load(0, connectivity.Connecting, wish{stream: true, waited: true})
 	c.slow.Store(true)
-	slow := c.load(connectivity.Connecting, wish{stream: true})
+	slow := c.load(0, connectivity.Connecting, wish{stream: true})
 	assert.Equal(t, waited, slow)
 	assert.Greater(t, slow, ready+1<<20)
 	assert.Greater(t, failed, slow+1<<20)
@@ -197,10 +200,7 @@ func TestAConnectionThatIsNotOpenYetGetsCallsWhenTheOthersHaveMany(t *testing.T)
 	t.Parallel()
 	ln := listen(t)
 	serve(t, ln, &tester{})
-	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialing(t, func(ctx context.Context, attempt int) error {
-		if attempt == 1 {
-			return nil
-		}
+	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialingOnce(t, func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	})})
@@ -238,12 +238,7 @@ func TestAConnectionThatIsOpenedLateGetsItsShareOfStreams(t *testing.T) {
 	ln := listen(t)
 	serve(t, ln, &tester{})
 	open := make(chan struct{})
-	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialing(t, func(ctx context.Context, attempt int) error {
-		if attempt == 1 {
-			return nil
-		}
-		return opened(ctx, open)
-	})})
+	p := newPool(t, ln.Addr().String(), 2, PoolConfig{Config: dialingOnce(t, func(ctx context.Context) error { return opened(ctx, open) })})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for range 3 {

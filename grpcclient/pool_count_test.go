@@ -47,6 +47,30 @@ func TestACallThatWaitsIsCountedOnce(t *testing.T) {
 	assert.EqualValues(t, 1, p.Stat().Waited)
 }
 
+func TestStreamsThatBeginAtTheSameMomentAreSpread(t *testing.T) {
+	t.Parallel()
+	const n, each = 4, 16
+	for range 20 {
+		p := newPool(t, "passthrough:///nowhere", n, PoolConfig{})
+		begin := make(chan struct{})
+		var streams sync.WaitGroup
+		for range n * each {
+			streams.Go(func() {
+				<-begin
+				c, err := p.acquire(t.Context(), true)
+				if assert.NoError(t, err) {
+					t.Cleanup(func() { p.release(c) })
+				}
+			})
+		}
+		close(begin)
+		streams.Wait()
+		for _, c := range *p.conns.Load() {
+			assert.InDelta(t, each, c.calls.Load(), 1)
+		}
+	}
+}
+
 // A stream waits for a connection.
 func TestAStreamThatBeginsCountsOnce(t *testing.T) {
 	t.Parallel()

@@ -50,11 +50,11 @@ func (p *Pool) acquire(ctx context.Context, stream bool) (*conn, error) {
 // take is acquire without the wait for a connection that is fit. If it returns nil
 // after a wait for another, the wish says so.
 func (p *Pool) take(ctx context.Context, w *wish) *conn {
-	choice := p.choose(*w)
-	c := choice.conn
-	if c == nil || !p.hold(c) {
+	choice, ok := p.pick(*w)
+	if !ok {
 		return nil
 	}
+	c := choice.conn
 	switch {
 	case choice.state == connectivity.Ready:
 		if choice.idle != nil {
@@ -68,6 +68,27 @@ func (p *Pool) take(ctx context.Context, w *wish) *conn {
 	}
 	p.calls.Add(1)
 	return c
+}
+
+// maxPicks bounds how often a stream chooses again as others keep coming first.
+const maxPicks = 100
+
+// pick chooses a connection and counts a call on it, unless there is none that is
+// fit. A stream, which lasts, is not added to others that have chosen the same
+// connection meanwhile.
+func (p *Pool) pick(w wish) (_ choice, ok bool) {
+	for picks := 1; ; picks++ {
+		choice := p.choose(w)
+		c := choice.conn
+		switch {
+		case c == nil:
+			return choice, false
+		case !w.stream || picks == maxPicks:
+			return choice, p.hold(c)
+		case c.calls.CompareAndSwap(choice.calls, choice.calls+1):
+			return choice, p.held(c)
+		}
+	}
 }
 
 // opens waits for a connection to be there, but not long, nor for most of the time
@@ -105,6 +126,7 @@ func (p *Pool) relieve(w wish, first bool) <-chan struct{} {
 // choice is where the next call goes.
 type choice struct {
 	conn  *conn // nil: all are suspect, and that isn't good enough
+	calls int64 // that it had
 	state connectivity.State
 	ready bool  // there is one that is ready
 	idle  *conn // if it is busy: one that should be opened meanwhile; or nil
@@ -128,6 +150,7 @@ func (p *Pool) choose(w wish) (best choice) {
 	if best.conn == nil {
 		return best
 	}
+	best.calls = least
 	if best.state = best.conn.cc.GetState(); best.state == connectivity.Ready {
 		return best
 	}
@@ -144,8 +167,9 @@ func (p *Pool) choose(w wish) (best choice) {
 		case connectivity.Idle:
 			best.idle = c
 		}
-		if load := c.load(state, w); best.conn == nil || load < least {
-			best.conn, best.state, least = c, state, load
+		calls := c.calls.Load()
+		if load := c.load(calls, state, w); best.conn == nil || load < least {
+			best.conn, best.calls, best.state, least = c, calls, state, load
 		}
 	}
 	if least == 0 {
@@ -176,8 +200,8 @@ const (
 )
 
 // load is how unwelcome another call is, in half calls.
-func (c *conn) load(s connectivity.State, w wish) int64 {
-	load := 2 * c.calls.Load()
+func (c *conn) load(calls int64, s connectivity.State, w wish) int64 {
+	load := 2 * calls
 	switch {
 	case s == connectivity.Ready:
 		return load
