@@ -36,6 +36,7 @@ type conn struct {
 	users    int
 	leased   bool
 	limit    int   // of streams, the last that was known
+	seen     bool  // it is the server's word
 	stuckAt  int64 // since when streams that are nobody's any more take up all room; 0: they don't
 	full     bool  // and not in host.shared for that
 	failed   error // the first failure of the connection itself
@@ -76,6 +77,7 @@ func (cn *conn) usable() error {
 	}
 	cn.mu.Lock()
 	defer cn.mu.Unlock()
+	cn.seeLocked()
 	if cn.goingAwayLocked() {
 		return errGoingAway
 	}

@@ -36,10 +36,12 @@ func (h *host) acquire(ctx context.Context, since int64) (*conn, error) {
 		return h.own(ctx, since)
 	}
 	h.mu.Lock()
-	cn := h.joinLocked(since)
+	now := h.client.now()
+	cn := h.joinLocked(since, now)
 	if cn == nil && since > 0 && len(h.shared) > 0 {
 		h.proveLocked(ctx, since)
-		cn = h.joinLocked(since)
+		now = h.client.now()
+		cn = h.joinLocked(since, now)
 	}
 	if cn != nil {
 		h.mu.Unlock()
@@ -60,19 +62,19 @@ func (h *host) acquire(ctx context.Context, since int64) (*conn, error) {
 		h.mu.Unlock()
 		return nil, unsent{fmt.Errorf("%w for a connection to %v: %d", ErrTooManyWaiters, h.name, limit)}
 	}
-	w := h.queueLocked(ctx, since)
+	w := h.queueLocked(ctx, since, now)
 	h.mu.Unlock()
 	return h.wait(ctx, w)
 }
 
-func (h *host) queueLocked(ctx context.Context, since int64) *waiter {
-	w := &waiter{served: make(chan struct{}, 1), turn: make(chan struct{}, 1), since: since, begun: h.client.now()}
+func (h *host) queueLocked(ctx context.Context, since, now int64) *waiter {
+	w := &waiter{served: make(chan struct{}, 1), turn: make(chan struct{}, 1), since: since, begun: now}
 	w.elem = h.waiters.PushBack(w)
 	h.waiting.Add(1)
 	if _, ok := ctx.Deadline(); !ok {
 		w.stranded = time.AfterFunc(h.client.within, func() { h.strand(w) })
 	}
-	h.promoteLocked()
+	h.promoteLocked(now)
 	return w
 }
 
@@ -87,7 +89,7 @@ func (h *host) wait(ctx context.Context, w *waiter) (*conn, error) {
 	left := h.leaveLocked(w)
 	if w.promoted { // and hasn't made use of it
 		h.acquiring--
-		h.promoteLocked()
+		h.dispatchLocked()
 	}
 	h.mu.Unlock()
 	switch {
@@ -131,7 +133,7 @@ func (h *host) acquiredLocked(err error) {
 		h.client.cfg.FailFast && errors.Is(err, pool.ErrOpenFails) {
 		h.failLocked(err)
 	}
-	h.promoteLocked()
+	h.dispatchLocked()
 }
 
 // strand ends the wait of one without a deadline, who has waited for
@@ -193,21 +195,24 @@ func (h *host) dispatch() {
 }
 
 func (h *host) dispatchLocked() {
+	now := h.client.now()
 	for e := h.waiters.Front(); e != nil; {
 		w := e.Value.(*waiter)
 		e = e.Next()
-		if cn := h.joinLocked(w.since); cn != nil {
+		if cn := h.joinLocked(w.since, now); cn != nil {
 			h.serveLocked(w, cn, nil)
 		} else if w.since == 0 {
 			break // else, only certain connections are good enough for this one
 		}
 	}
-	h.promoteLocked()
+	h.promoteLocked(now)
 }
 
 // promoteLocked has as many of the waiting ask the pool as connections are
-// needed for all of them. What a new host speaks is found out by one.
-func (h *host) promoteLocked() {
+// needed for all of them. What a new host speaks is found out by one. It is asked
+// as of the moment at which they found no room: a connection that has come to be
+// settled since then has room for them, and they are looked after.
+func (h *host) promoteLocked(now int64) {
 	want := h.waiters.Len()
 	switch protocol(h.speaks.Load()) {
 	case unknown:
@@ -216,7 +221,7 @@ func (h *host) promoteLocked() {
 		per := max(h.limit, 1)
 		want = (want + per - 1) / per
 		// Those whose limit isn't known yet will take as many.
-		for now, i := h.client.now(), 0; want > 0 && i < len(h.shared); i++ {
+		for i := 0; want > 0 && i < len(h.shared); i++ {
 			if h.settleLocked(h.shared[i], now) {
 				want--
 			}
@@ -232,8 +237,7 @@ func (h *host) promoteLocked() {
 }
 
 // joinLocked finds room on a connection that others use.
-func (h *host) joinLocked(since int64) *conn {
-	now := h.client.now()
+func (h *host) joinLocked(since, now int64) *conn {
 	for i := len(h.shared) - 1; i >= 0; i-- {
 		cn := h.shared[i]
 		if cn.proven.Load() < since {

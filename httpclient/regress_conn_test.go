@@ -96,6 +96,38 @@ func TestARepetitionSharesTheOnlyConnectionWithALongStream(t *testing.T) {
 	assert.NoError(t, <-long)
 }
 
+// slowToClose is a request's body that keeps net/http from ending the stream after
+// the response.
+type slowToClose struct {
+	io.Reader
+	let chan struct{}
+}
+
+func (b slowToClose) Close() error {
+	<-b.let
+	return nil
+}
+
+func TestAConnectionWithOneStreamIsKeptThoughItsStreamEndsLate(t *testing.T) {
+	s := unstarted(true, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, "ok")
+	})
+	s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 1}
+	start(t, s, true)
+	c := clientOf(t, s)
+	for range 3 {
+		body := slowToClose{strings.NewReader("body"), make(chan struct{})}
+		resp, err := c.RoundTrip(newReq(t, "POST", s.URL, body))
+		require.NoError(t, err)
+		_, err = io.ReadAll(resp.Body)
+		assert.NoError(t, err)
+		close(body.let)
+		resp.Body.Close()
+	}
+	assert.EqualValues(t, 1, onlyHost(t, c).Conns.Opened)
+}
+
 func TestABodyThatNobodyHasReadCanBeSentAgain(t *testing.T) {
 	for name, body := range map[string]func() io.ReadCloser{
 		"NopCloser":               func() io.ReadCloser { return io.NopCloser(io.MultiReader(strings.NewReader("hello"))) },

@@ -26,20 +26,35 @@ func (cn *conn) settled() int64 {
 // (Streams that have ended are in flight for a moment longer, and one may end
 // between the questions, so the first is asked twice.)
 func (cn *conn) goingAwayLocked() bool {
-	return cn.cc.Available() == 0 && cn.cc.InFlight() < cn.limit && cn.cc.Available() == 0
+	limit := cn.limit
+	if !cn.seen {
+		limit = 1 // perhaps
+	}
+	return cn.cc.Available() == 0 && cn.cc.InFlight() < limit && cn.cc.Available() == 0
+}
+
+// seeLocked notes the server's limit if that is to be seen for the first time.
+func (cn *conn) seeLocked() {
+	if cn.seen || !cn.known.Load() {
+		return
+	}
+	if limit := cn.streams(); limit > 0 {
+		cn.limit, cn.seen = limit, true
+	}
 }
 
 // roomLocked reports whether the server takes another stream. Our own count is
 // what holds: net/http's still contains, for a moment, streams that have ended.
 func (cn *conn) roomLocked(now int64) bool {
+	cn.seeLocked()
 	if cn.cc.Available() > 0 {
 		cn.stuckAt = 0
-	} else if !cn.busyLocked(now) {
+	} else if !cn.seen || !cn.busyLocked(now) {
 		return false
 	}
 	if !cn.known.Load() {
 		if limit := cn.streams(); limit > 0 {
-			cn.limit = limit
+			cn.limit, cn.seen = limit, limit != unknownLimit
 		}
 		if cn.limit == unknownLimit && now < cn.settled() {
 			return cn.users == 0
@@ -90,10 +105,8 @@ func (cn *conn) answered() {
 		return
 	}
 	cn.mu.Lock()
-	if limit := cn.streams(); limit > 0 {
-		cn.limit = limit
-	}
 	first := !cn.known.Swap(true)
+	cn.seeLocked()
 	limit := cn.limit
 	cn.mu.Unlock()
 	if first {
