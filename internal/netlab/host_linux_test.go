@@ -61,7 +61,7 @@ func TestRebootKeepsFaults(t *testing.T) {
 	lab.Drop()
 	lab.Server.Reboot()
 	ln := lab.Server.Listen(t, port)
-	requireTimeout(t, dialError(t, lab, lab.Server.Addr(port)))
+	dialSilence(t, lab, lab.Server.Addr(port))
 	lab.Heal()
 	go echo(ln)
 	require.NoError(t, exchange(dial(t, lab, lab.Server.Addr(port)), soon))
