@@ -84,13 +84,16 @@ func until(t *testing.T, limit time.Duration, what string, cond func() bool) tim
 	begin := time.Now()
 	tick := time.NewTicker(500 * time.Microsecond)
 	defer tick.Stop()
-	for !cond() {
-		if time.Since(begin) > limit {
+	for {
+		over := time.Since(begin) > limit // before the last look, lest a pause come between
+		if cond() {
+			return time.Since(begin)
+		}
+		if over {
 			require.FailNow(t, "waited in vain", "%s, for %v", what, limit)
 		}
 		<-tick.C
 	}
-	return time.Since(begin)
 }
 
 // untilSilent waits until nothing was heard from c's peer for d.

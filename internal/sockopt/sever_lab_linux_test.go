@@ -133,7 +133,7 @@ func testDisconnectCloseWait(t *testing.T) {
 
 	w = wired(t)
 	require.NoError(t, w.server.CloseWrite())
-	until(t, time.Second, "a FIN", func() bool { return info(t, w.client).State == StateCloseWait })
+	until(t, 5*time.Second, "a FIN", func() bool { return info(t, w.client).State == StateCloseWait })
 	w.disconnect(t)
 	_, err := w.client.Write([]byte{1})
 	assert.ErrorIs(t, err, syscall.ECONNRESET)
@@ -148,9 +148,9 @@ func testDisconnectUnread(t *testing.T) {
 		require.NoError(t, err)
 		if finished {
 			require.NoError(t, w.server.CloseWrite())
-			until(t, time.Second, "a FIN", func() bool { return info(t, w.client).State == StateCloseWait })
+			until(t, 5*time.Second, "a FIN", func() bool { return info(t, w.client).State == StateCloseWait })
 		}
-		until(t, time.Second, "the bytes", func() bool { return info(t, w.client).BytesReceived >= 1000 })
+		until(t, 5*time.Second, "the bytes", func() bool { return info(t, w.client).BytesReceived >= 1000 })
 		_, err = io.ReadFull(w.client, make([]byte, 400))
 		require.NoError(t, err)
 		w.disconnect(t)
