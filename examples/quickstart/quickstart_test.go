@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/holdfast-go/holdfast/examples/internal/backstage"
 	"github.com/holdfast-go/holdfast/examples/internal/backstage/rehearsal"
+	"github.com/holdfast-go/holdfast/internal/netlab"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,13 +54,28 @@ func cells(t *testing.T, out, fault, pool string) []string {
 	return nil
 }
 
-func TestTheShowEndsWithATableAndKeptPromises(t *testing.T) {
-	var out bytes.Buffer
-	code, err := show(t.Context(), options{workers: 8, detect: 2 * time.Second, plain: true, pace: hurried}, &out)
-	require.NoError(t, err)
-	require.Equal(t, backstage.ExitKept, code, "%s", &out)
+// keeps plays the show with eight workers and returns what it says. All promises
+// must be kept, but those of a show during which this machine stood still: that
+// is played again.
+func keeps(t *testing.T, lab bool) string {
+	t.Helper()
+	clock := netlab.NewClock(t)
+	for again := 0; ; again++ {
+		var out bytes.Buffer
+		began := time.Now()
+		code, err := show(t.Context(), options{workers: 8, detect: 2 * time.Second, plain: true, lab: lab, pace: hurried}, &out)
+		require.NoError(t, err)
+		if lost := clock.Lost(began); code == backstage.ExitBroken && lost > slack/4 && again < 2 {
+			t.Logf("this machine stood still for %v:\n%s", lost, &out)
+			continue
+		}
+		require.Equal(t, backstage.ExitKept, code, "%s", &out)
+		return out.String()
+	}
+}
 
-	text := out.String()
+func TestTheShowEndsWithATableAndKeptPromises(t *testing.T) {
+	text := keeps(t, false)
 	assert.Equal(t, "0", cells(t, text, "server restarts", holdfast)[4])
 	assert.Equal(t, "8", cells(t, text, "server restarts", holdfast)[5])
 	assert.NotEqual(t, "0", cells(t, text, "server restarts", ordinary)[4])
@@ -68,7 +85,13 @@ func TestTheShowEndsWithATableAndKeptPromises(t *testing.T) {
 		cells(t, text, fault, ordinary)
 	}
 	assert.Regexp(t, `packets dropped +skipped: -namespaces=false`, text)
-	assert.Regexp(t, `holdfast  closed 8 connections in .*: dead \(EOF\)`, text)
+	closed := 0 // a flood that takes its time is told in parts
+	for _, part := range regexp.MustCompile(`holdfast  closed (\d+) connections?(?: in .*)?: dead \(EOF\)`).FindAllStringSubmatch(text, -1) {
+		n, err := strconv.Atoi(part[1])
+		require.NoError(t, err)
+		closed += n
+	}
+	assert.GreaterOrEqual(t, closed, 8)
 	assert.NotContains(t, text, "BROKEN")
 	assert.NotContains(t, text, "\x1b", "no escape codes where there is no terminal")
 }
@@ -83,12 +106,7 @@ func TestSilentDropsAreNoticedWithinDetectWithin(t *testing.T) {
 	if site.Lab == nil {
 		t.Skip(site.NoLab)
 	}
-	var out bytes.Buffer
-	code, err := show(t.Context(), options{workers: 8, detect: 2 * time.Second, plain: true, lab: true, pace: hurried}, &out)
-	require.NoError(t, err)
-	require.Equal(t, backstage.ExitKept, code, "%s", &out)
-
-	text := out.String()
+	text := keeps(t, true)
 	for _, fault := range []string{"packets dropped", "flows forgotten"} {
 		assert.NotContains(t, cells(t, text, fault, holdfast)[2], ">")
 		assert.Regexp(t, `^> \d`, cells(t, text, fault, ordinary)[2])
@@ -114,8 +132,11 @@ func TestARealServerIsLeftAsItWas(t *testing.T) {
 func TestBadUseIsExplained(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	nobody := ln.Addr().String()
-	require.NoError(t, ln.Close())
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	defer c.Close()
+	nobody := c.LocalAddr().String() // where nobody listens, nor will meanwhile
 
 	for _, test := range []struct {
 		name, redis string
