@@ -107,14 +107,17 @@ func (p labPool) limit(within time.Duration) time.Duration {
 // requireReplaced waits until none of the first connections is left.
 func requireReplaced(t *testing.T, p labPool) {
 	t.Helper()
+	const within = 2*detectWithin + slack
+	began, timeout := time.Now(), time.After(3*within)
 	for i := range guarded {
 		select {
 		case c := <-p.closed:
 			require.Contains(t, []pool.Reason{pool.ReasonDead, pool.ReasonSilent, pool.ReasonFailed}, c.Reason, "%v", c.Err)
-		case <-time.After(allowed(2*detectWithin + slack)):
+		case <-timeout:
 			t.Fatalf("%d of %d old connections are gone: %+v", i, guarded, p.Stat())
 		}
 	}
+	require.Less(t, p.since(began), allowed(within))
 }
 
 // sideBySide runs f for each duration up to the last, all at once, however few
@@ -268,7 +271,7 @@ func askInAnOutage(t *testing.T) {
 	require.Equal(t, guarded, s.Idle+s.Suspect, "they are given back as they were")
 	require.Eventually(t, func() bool { return p.Stat().Suspect == guarded }, allowed(time.Second+slack), time.Millisecond, "but the question stands")
 	lab.Heal()
-	require.Eventually(t, func() bool { return p.Stat().Idle == guarded }, 2*time.Second, time.Millisecond, "%+v", p.Stat())
+	require.Eventually(t, func() bool { return p.Stat().Idle == guarded }, allowed(2*time.Second+slack), time.Millisecond, "%+v", p.Stat())
 	failed, _ = atOnce(p, patient)
 	require.Zero(t, failed)
 	require.Zero(t, p.Stat().ClosedAll())

@@ -71,17 +71,18 @@ func (p labPool) since(began time.Time) time.Duration {
 // requireGone waits for n connections to leave the pool for a path's sake.
 func (p labPool) requireGone(t *testing.T, n int, within time.Duration) {
 	t.Helper()
-	timeout := time.After(allowed(within))
+	began, timeout := time.Now(), time.After(within+20*time.Second)
 	for i := range n {
 		select {
 		case c := <-p.closed:
 			require.Contains(t, []pool.Reason{pool.ReasonDead, pool.ReasonSilent}, c.Reason)
 			require.Equal(t, health.Path, c.Class, "%v", c.Err)
 		case <-timeout:
-			t.Fatalf("%d of %d connections were gone after %v", i, n, within)
+			t.Fatalf("%d of %d connections were gone", i, n)
 		}
 	}
-	require.Eventually(t, func() bool { return p.Stat().Total == 0 }, time.Second, time.Millisecond)
+	require.Less(t, p.since(began), allowed(within))
+	require.Eventually(t, func() bool { return p.Stat().Total == 0 }, 10*time.Second, time.Millisecond)
 }
 
 // slack is for the scheduler of a busy machine, on top of what is promised.
@@ -131,7 +132,7 @@ func TestAProperRestartOfTheServerFailsNobody(t *testing.T) {
 	s.Close()
 	s.closeConns(false)
 	began := time.Now()
-	require.Eventually(t, func() bool { return p.Stat().Idle == 0 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return p.Stat().Idle == 0 }, 10*time.Second, time.Millisecond)
 	took := p.since(began)
 	s.stop()
 	t.Cleanup(serve(lab.Server.Listen(t, port), nil).stop)
@@ -166,7 +167,7 @@ func TestABlackHoleHoldsNobodyBeyondTheirContextAndHeals(t *testing.T) {
 			if !errors.As(err, &ae) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "4 opening") {
 				t.Errorf("an error of little use: %v", err)
 			}
-			if d := time.Since(began); d > allowed(200*time.Millisecond+slack) {
+			if d := p.since(began); d > allowed(200*time.Millisecond+slack) {
 				t.Errorf("it took %v", d)
 			}
 		})
@@ -177,8 +178,9 @@ func TestABlackHoleHoldsNobodyBeyondTheirContextAndHeals(t *testing.T) {
 	lab.Heal()
 	began := time.Now()
 	acquire(t, p.Pool).Release()
-	t.Logf("the first Acquire after the heal took %v", time.Since(began))
-	require.Less(t, time.Since(began), allowed(2*time.Second+slack), "one backoff window, and one SYN")
+	took := p.since(began)
+	t.Logf("the first Acquire after the heal took %v", took)
+	require.Less(t, took, allowed(2*time.Second+slack), "one backoff window, and one SYN")
 	require.NoError(t, stop())
 }
 
@@ -197,6 +199,7 @@ func TestTheEndOfALongOutageIsFoundAtOnce(t *testing.T) {
 			return dialer(ctx, "tcp", lab.Server.Addr(port))
 		},
 	})
+	clock := netlab.NewClock(t)
 	lab.Drop()
 	var healed atomic.Pointer[time.Time]
 	time.AfterFunc(7200*time.Millisecond, func() {
@@ -206,12 +209,15 @@ func TestTheEndOfALongOutageIsFoundAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
-			c, err := p.Acquire(context.Background())
+			// Without a deadline DetectWithin would be one, and the machine may be slow.
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			c, err := p.Acquire(ctx)
 			if err != nil {
 				t.Errorf("it failed: %v", err)
 				return
 			}
-			took := time.Since(*healed.Load())
+			took := time.Since(*healed.Load()) - clock.Lost(*healed.Load())
 			c.Release()
 			if took > allowed(2*time.Second+slack) {
 				t.Errorf("it took %v after the heal", took)
