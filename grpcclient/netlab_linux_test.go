@@ -152,7 +152,9 @@ func TestACallInFlightWhenItsFlowIsLostFailsAndTheNextOnesDoNot(t *testing.T) {
 	o := inTurn(t, cc, lost, 40)
 	require.Error(t, within(t, asked, 30*time.Second))
 	t.Logf("the one in flight, and %v", o)
-	assert.LessOrEqual(t, len(o.failed)+1, 2)
+	if l.clock.Lost(lost) < 500*time.Millisecond { // otherwise the first one's time may have run out before that
+		assert.LessOrEqual(t, len(o.failed)+1, 2)
+	}
 	assert.LessOrEqual(t, o.first, l.limit(lost, 7*time.Second))
 }
 

@@ -177,7 +177,8 @@ func TestOfAPoolWhoseFlowsAreLostOnlyCallsOfTheFirstMomentFail(t *testing.T) {
 	assert.LessOrEqual(t, lastFailed, l.limit(lost, 2*time.Second))
 }
 
-// The path recovers before anybody is given up.
+// The path recovers before anybody is given up, and long before that: this process
+// may stand still when it should.
 func TestAShortOutageFailsNoCallOfAPool(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, netlab.Config{})
@@ -186,10 +187,10 @@ func TestAShortOutageFailsNoCallOfAPool(t *testing.T) {
 	began := time.Now()
 	var asked []<-chan error
 	for i := range 10 {
-		passes(began, time.Duration(i)*250*time.Millisecond)
+		passes(began, time.Duration(i)*150*time.Millisecond)
 		asked = append(asked, after(func() error { _, err := call(t.Context(), p); return err }))
 	}
-	passes(began, 3*time.Second)
+	passes(began, 2*time.Second)
 	l.Heal()
 	for _, ch := range asked {
 		assert.NoError(t, within(t, ch, 10*time.Second))
