@@ -29,7 +29,7 @@ var hurried = pace{
 	settle:   300 * time.Millisecond,
 	away:     time.Second,
 	watched:  3 * time.Second,
-	deadline: time.Second,
+	deadline: 2 * time.Second,
 	slack:    time.Second,
 }
 
