@@ -59,7 +59,7 @@ func TestTargetsMeanWhatTheyMeanToNewClient(t *testing.T) {
 
 func TestOfAResolversAddressesTheOneThatAnswersIsUsed(t *testing.T) {
 	t.Parallel()
-	dead := listen(t)
+	dead := listenApart(t)
 	dead.Close()
 	ln := listen(t)
 	serve(t, ln, &tester{name: "second"})
@@ -111,7 +111,7 @@ func TestAServiceConfigsRetryPolicyIsHeeded(t *testing.T) {
 func TestOptionsThatComeLaterWin(t *testing.T) {
 	t.Parallel()
 	clock := netlab.NewClock(t)
-	ln := listen(t)
+	ln := listenApart(t)
 	ln.Close()
 	begun := time.Now()
 	cc := newClient(t, ln.Addr().String(), Config{}, grpc.WithConnectParams(grpc.ConnectParams{
@@ -145,7 +145,7 @@ func TestAttemptsToConnectAreBoundedAtEachAddress(t *testing.T) {
 			t.Cleanup(func() { d.Close() })
 			var state resolver.State
 			for range 3 {
-				ln := listen(t)
+				ln := listenApart(t)
 				state.Addresses = append(state.Addresses, resolver.Address{Addr: ln.Addr().String()})
 				if !accepts {
 					ln.Close()
@@ -212,7 +212,7 @@ func TestADialersTimeoutBoundsConnectingAndNotDetectWithin(t *testing.T) {
 func TestAServerThatIsBackIsFoundWithinASecond(t *testing.T) {
 	t.Parallel()
 	clock := netlab.NewClock(t)
-	ln := listen(t)
+	ln := listenApart(t)
 	cc := newClient(t, ln.Addr().String(), Config{})
 	srv := serve(t, ln, &tester{})
 	_, err := call(t.Context(), cc)

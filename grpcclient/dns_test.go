@@ -116,21 +116,28 @@ func (s *nameServer) target(port string) string {
 	return "dns://" + s.conn.LocalAddr().String() + "/server.test.:" + port
 }
 
+// Loopback addresses that nobody else uses: when a server has ended its port isn't
+// another listener's soon.
+const addressOne, addressTwo = "127.0.9.1", "127.0.9.2"
+
 // twoServers listen on the same port of two addresses.
 func twoServers(t *testing.T) (one, two *grpc.Server, port string) {
 	t.Helper()
 	for range 20 {
-		ln := listen(t)
+		ln, err := net.Listen("tcp", net.JoinHostPort(addressOne, "0"))
+		if err != nil {
+			break
+		}
 		_, port, err := net.SplitHostPort(ln.Addr().String())
 		require.NoError(t, err)
-		other, err := net.Listen("tcp", net.JoinHostPort("127.0.0.2", port))
+		other, err := net.Listen("tcp", net.JoinHostPort(addressTwo, port))
 		if err != nil {
 			ln.Close()
 			continue
 		}
 		return serve(t, ln, &tester{name: "one"}), serve(t, other, &tester{name: "two"}), port
 	}
-	t.Skip("no port is free on both 127.0.0.1 and 127.0.0.2, or there is no such address")
+	t.Skipf("no port is free on both %s and %s, or there is no such address", addressOne, addressTwo)
 	return nil, nil, ""
 }
 
@@ -138,7 +145,7 @@ func twoServers(t *testing.T) (one, two *grpc.Server, port string) {
 func TestAServerThatMovesIsFoundSoonAfterItsRecordHasChanged(t *testing.T) {
 	t.Parallel()
 	one, _, port := twoServers(t)
-	names := newNameServer(t, "127.0.0.1")
+	names := newNameServer(t, addressOne)
 	cc := newClient(t, names.target(port), Config{})
 	who, err := call(t.Context(), cc)
 	require.NoError(t, err)
@@ -148,7 +155,7 @@ func TestAServerThatMovesIsFoundSoonAfterItsRecordHasChanged(t *testing.T) {
 	require.True(t, eventually(10*time.Second, func() bool { return names.asked() > 1 }), "the loss makes gRPC look it up again")
 	_, err = call(t.Context(), cc)
 	require.Equal(t, codes.Unavailable, status.Code(err))
-	names.answer(dnsmessage.RCodeSuccess, "127.0.0.2")
+	names.answer(dnsmessage.RCodeSuccess, addressTwo)
 	moved := time.Now()
 	who, err = call(t.Context(), cc, grpc.WaitForReady(true))
 	require.NoError(t, err)
@@ -174,7 +181,7 @@ func TestAClientThatIsStartedBeforeItsNameExistsFindsItsServerSoonAfterwards(t *
 			cc := newClient(t, names.target(port), Config{})
 			cc.Connect()
 			require.True(t, eventually(20*time.Second, func() bool { return names.asked() >= 6*of.asks }), "gRPC's sixth lookup comes after 15 s, the seventh after 10 to 16 more")
-			names.answer(dnsmessage.RCodeSuccess, "127.0.0.2")
+			names.answer(dnsmessage.RCodeSuccess, addressTwo)
 			mended := time.Now()
 			who, err := call(t.Context(), cc, grpc.WaitForReady(true))
 			require.NoError(t, err)
@@ -218,7 +225,7 @@ func TestTheLastOfManyAddressesIsFoundThoughTheOthersAreSilent(t *testing.T) {
 func TestAWrongServiceConfigInDNSDoesNotMakeLookupsMoreFrequent(t *testing.T) {
 	t.Parallel()
 	one, _, port := twoServers(t)
-	names := newNameServer(t, "127.0.0.1", "127.0.0.2")
+	names := newNameServer(t, addressOne, addressTwo)
 	cc := newClient(t, names.target(port), Config{})
 	_, err := call(t.Context(), cc)
 	require.NoError(t, err)
@@ -237,7 +244,7 @@ func TestAWrongServiceConfigInDNSDoesNotMakeLookupsMoreFrequent(t *testing.T) {
 func TestANameIsNotLookedUpWhileItsServerAnswers(t *testing.T) {
 	t.Parallel()
 	_, _, port := twoServers(t)
-	names := newNameServer(t, "127.0.0.1", "127.0.0.2")
+	names := newNameServer(t, addressOne, addressTwo)
 	cc := newClient(t, names.target(port), Config{})
 	for range 200 {
 		_, err := call(t.Context(), cc)
@@ -249,10 +256,10 @@ func TestANameIsNotLookedUpWhileItsServerAnswers(t *testing.T) {
 func TestAClientThatWasIdleLooksItsNameUpAgain(t *testing.T) {
 	t.Parallel()
 	_, _, port := twoServers(t)
-	names := newNameServer(t, "127.0.0.1")
+	names := newNameServer(t, addressOne)
 	cc := newClient(t, names.target(port), Config{}, grpc.WithIdleTimeout(50*time.Millisecond))
 	for i, server := range []string{"one", "two", "one"} {
-		names.answer(dnsmessage.RCodeSuccess, fmt.Sprintf("127.0.0.%d", 1+i%2))
+		names.answer(dnsmessage.RCodeSuccess, []string{addressOne, addressTwo}[i%2])
 		who, err := call(t.Context(), cc)
 		require.NoError(t, err)
 		assert.Equal(t, server, who)

@@ -113,6 +113,17 @@ func listen(t testing.TB) net.Listener {
 	return ln
 }
 
+// listenApart listens at a loopback address that nobody else uses, if this system
+// has one: when it is closed its port isn't another listener's soon.
+func listenApart(t *testing.T) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.9.3:0")
+	if err != nil {
+		return listen(t)
+	}
+	return ln
+}
+
 // listenAgain listens where another listener did, whose port may be a client's for a
 // while.
 func listenAgain(t *testing.T, on net.Addr) (ln net.Listener) {

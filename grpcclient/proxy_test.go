@@ -184,7 +184,7 @@ func TestAProxyThatDoesNotAnswerHoldsNobodyLongerThanAnAttemptLasts(t *testing.T
 
 func TestAProxyThatIsNotThereIsNamedWithTheTarget(t *testing.T) {
 	t.Parallel()
-	ln := listen(t)
+	ln := listenApart(t)
 	ln.Close()
 	_, err := call(t.Context(), newClient(t, "dns:///nowhere.invalid:8443", Config{
 		Proxy: func(*http.Request) (*url.URL, error) {
