@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,18 +50,17 @@ func TestRetiringTheLastOneServesTheNextInTheQueueWithANewOne(t *testing.T) {
 func TestRetireIfReplacesWhatItIsToldTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, &factory{}, func(c *pool.Config[*conn]) { c.MinIdleConns = 1 })
-		a, b, c, d := acquire(t, p), acquire(t, p), acquire(t, p), acquire(t, p)
+		held := []pool.Conn[*conn]{acquire(t, p), acquire(t, p), acquire(t, p), acquire(t, p)}
+		// Those that are opened side by side arrive in any order.
+		slices.SortFunc(held, func(a, b pool.Conn[*conn]) int { return a.Value().id - b.Value().id })
 		odd := func(c *conn) bool { return c.id%2 == 1 }
-		for _, c := range []pool.Conn[*conn]{c, d} {
+		outdated, current := held[0], held[1]
+		for _, c := range held[2:] {
 			c.Release()
 		}
 		require.Equal(t, 2, p.RetireIf(pool.ReasonReset, odd))
 		synctest.Wait()
 		require.Equal(t, int64(1), p.Stat().Closed(pool.ReasonReset), "the idle one at once")
-		outdated, current := a, b
-		if b.Value().id%2 == 1 {
-			outdated, current = b, a
-		}
 		require.ErrorIs(t, outdated.Err(), pool.ErrOutdated)
 		require.NoError(t, current.Err())
 		require.Zero(t, p.RetireIf(pool.ReasonReset, odd), "they are known")
