@@ -146,7 +146,7 @@ func TestTheSilentAreEnded(t *testing.T) {
 			began := time.Now() // it took effect between the two
 			err := receive(t, ended, "the read ends")
 			most := time.Since(before)
-			took := time.Since(began) - s.clock.Lost(began)
+			took := s.clock.Since(began)
 			s.log(t)
 			cause := s.guard.Cause(c)
 			t.Logf("after %v: %v; cause %v", took, err, cause)

@@ -68,6 +68,9 @@ func (c *Clock) Lost(since time.Time) time.Duration {
 	return sum(c.stalls, since)
 }
 
+// Since is time.Since, less what was Lost.
+func (c *Clock) Since(t time.Time) time.Duration { return time.Since(t) - c.Lost(t) }
+
 // Delayed is Lost, and for how long this process has waited besides for its turn
 // on a processor that it shares, a few milliseconds at a time.
 func (c *Clock) Delayed(since time.Time) time.Duration {
